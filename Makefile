@@ -1,0 +1,57 @@
+# make train   a network learns handwritten digits on two workers, in about a minute
+# make test    the whole test suite       make check   format, lint, types, unit tests
+# make matrix  the long grids, by hand    make bench   the benchmarks, by hand
+
+# PyTorch to install. The default takes the newest build that your pip finds (on Linux from PyPI: CUDA). For another one:
+#   make train TORCH='torch==2.13.0 --index-url URL-FROM-PYTORCH.ORG'
+TORCH ?= "torch>=2.11,<2.14"
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+.PHONY: train test check format unit matrix bench clean
+
+train: $(VENV)/.train data/digits
+	$(BIN)/distdl train configs/digits/lenet5.yaml --nproc 2 --name digits --resume
+
+data/digits: | $(VENV)/.train
+	$(BIN)/distdl data pack digits $@
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+matrix: $(VENV)/.test
+	$(BIN)/python -m pytest --matrix
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy distdl
+	$(BIN)/python -m pytest tests/unit tests/style
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python benchmarks/startup.py
+
+clean:
+	rm -rf $(VENV)
+
+# torch comes first and alone, so that nothing else decides which build is installed.
+$(VENV)/.torch:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.torch pyproject.toml
+	$(PIP) --editable '.[digits]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.train

@@ -1,0 +1,49 @@
+"""What tests need of a machine, and what all of them share.
+
+A test marked `needs("data")` is skipped where the machine lacks it, and fails there if DISTDL_REQUIRE names it. Tests
+marked `matrix` are the long grids: only `make matrix` runs them.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+_HAS = {
+    "data": lambda: bool(os.environ.get("DISTDL_DATA")),
+    "root": lambda: os.geteuid() == 0,
+    "gpu": lambda: any(Path("/dev").glob("nvidia[0-9]*")),
+    "tensorboard": lambda: importlib.util.find_spec("tensorboard") is not None,
+}
+_LACK = {
+    "data": "DISTDL_DATA does not name a folder with the real datasets",
+    "root": "not root",
+    "gpu": "no CUDA device",
+    "tensorboard": "the package tensorboard is not installed",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--matrix", action="store_true", help="run the long grids as well")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"needs(*what): of the machine: {', '.join(_HAS)}")
+    config.addinivalue_line("markers", "matrix: a long grid, run by `make matrix`")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("matrix") and not item.config.getoption("--matrix"):
+        pytest.skip("a long grid: `make matrix` runs it")
+    required = set(filter(None, os.environ.get("DISTDL_REQUIRE", "").split(",")))
+    for marker in item.iter_markers("needs"):
+        for what in marker.args:
+            if not _HAS[what]():
+                (pytest.fail if what in required else pytest.skip)(_LACK[what])
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of the real datasets; use it with `needs("data")`."""
+    return Path(os.environ["DISTDL_DATA"])

@@ -1,0 +1,24 @@
+"""A run on this machine alone: starts and supervises its workers, which inherit the lease of the run folder."""
+
+import sys
+from collections.abc import Sequence
+
+from distdl.launch import supervise
+from distdl.run.folder import RunFolder
+from distdl.run.lease import Lease
+
+
+def train_locally(
+    argv: Sequence[str],
+    nproc: int,
+    folder: RunFolder,
+    lease: Lease,
+    *,
+    max_restarts: int,
+    stop_signals: Sequence[str],
+) -> int:
+    """Runs `distdl *argv` as `nproc` workers and returns the exit code of the run."""
+    worker = [sys.executable, "-m", "distdl"]
+    return supervise.run(
+        [*worker, *argv], nproc, folder, max_restarts=max_restarts, stop_signals=stop_signals, lease=lease
+    )

@@ -1,0 +1,111 @@
+"""What the workers print: all of it into their logs, rank 0's to the screen as well, byte by byte and at once.
+
+A live progress line redraws itself after a carriage return. The screen gets every state of it, the log only the last.
+"""
+
+import contextlib
+import os
+import re
+import select
+from collections import deque
+from pathlib import Path
+from typing import IO
+
+N_LAST_LINES = 20
+
+_READ_BYTES = 1 << 16
+_LONGEST_LINE_BYTES = 1 << 16
+_MOST_READS_AT_END = 64  # a process that escaped may hold the pipe open and print for ever
+_ERASE_LINE = re.compile(rb"^(\x1b\[[0-2]?K)+")
+
+
+class Screen:
+    """The terminal, or whatever takes its place: rank 0's output on stdout, the supervisor's own words on stderr."""
+
+    def __init__(self, stdout: int = 1, stderr: int = 2) -> None:
+        self._stdout, self._stderr = stdout, stderr
+        self._inside_a_line = False
+
+    def show(self, output: bytes) -> None:
+        _write(self._stdout, output)
+        self._inside_a_line = not output.endswith(b"\n")
+
+    def say(self, text: str) -> None:
+        """Prints `text` on lines of its own, below a live line that is being shown."""
+        start = "\n" if self._inside_a_line else ""
+        _write(self._stderr, f"{start}{text}\n".encode(errors="replace"))
+        self._inside_a_line = False
+
+
+class Output:
+    """The output of one process: `pump` when there is some, `close` after its end. `last_lines` are for a report."""
+
+    def __init__(self, pipe: IO[bytes], log: Path | None, screen: Screen | None, header: str = "") -> None:
+        os.set_blocking(pipe.fileno(), False)
+        self._pipe, self._screen = pipe, screen
+        self._log = log.open("ab", buffering=0) if log else None
+        self._line = b""  # the unfinished one
+        self.at_end = False
+        self.last_lines: deque[str] = deque(maxlen=N_LAST_LINES)
+        if header:
+            self._write_log(f"{header}\n".encode())
+
+    def fileno(self) -> int:
+        return self._pipe.fileno()
+
+    def pump(self) -> bool:
+        """Passes on what has been printed, without waiting; whether there was any. `at_end` when no more can come."""
+        try:
+            new = os.read(self._pipe.fileno(), _READ_BYTES)
+        except BlockingIOError:
+            return False
+        self.at_end = not new
+        if self._screen and new:
+            self._screen.show(new)
+        *lines, self._line = (self._line + new).split(b"\n")
+        for line in lines:
+            self._end_line(line)
+        if b"\r" in self._line:
+            self._line = last_state(self._line) + (b"\r" if self._line.endswith(b"\r") else b"")
+        if len(self._line) > _LONGEST_LINE_BYTES:
+            self._end_line(self._line)
+            self._line = b""
+        return not self.at_end
+
+    def close(self) -> None:
+        """Passes on what is left in the pipe, whoever else may hold it open."""
+        if self._pipe.closed:
+            return
+        for _ in range(_MOST_READS_AT_END):
+            if not self.pump():
+                break
+        if self._line:
+            self._end_line(self._line)
+        self._pipe.close()
+        if self._log:
+            self._log.close()
+
+    def _end_line(self, line: bytes) -> None:
+        line = last_state(line)
+        self.last_lines.append(line.decode(errors="replace"))
+        self._write_log(line + b"\n")
+
+    def _write_log(self, line: bytes) -> None:
+        if self._log:
+            with contextlib.suppress(OSError):  # a full disk costs log lines, not the run
+                self._log.write(line)
+
+
+def last_state(line: bytes) -> bytes:
+    """What a terminal shows last of a line that was redrawn: `b"step 1\\rstep 2\\r"` -> `b"step 2"`."""
+    return _ERASE_LINE.sub(b"", line.rstrip(b"\r").rpartition(b"\r")[2])
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [])
+        except OSError:
+            return  # the terminal is closed, or `| head` has seen enough: the logs go on

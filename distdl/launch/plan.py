@@ -1,0 +1,79 @@
+"""What each worker is told through its environment, and how many workers this machine has devices for.
+
+The variables are torchrun's, so that torch's `env://` rendezvous and other libraries find their place; those that begin
+with DISTDL_ are between the supervisor and its workers. Nothing here imports torch.
+"""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from distdl.run.folder import RunFolder
+
+LOOPBACK = "127.0.0.1"
+
+_DEVICE = re.compile(r"\d+|(GPU|MIG)-\S+")
+
+
+def local_devices(environment: Mapping[str, str] = os.environ, dev: Path = Path("/dev")) -> int:
+    """The number of CUDA devices a worker would see: those of CUDA_VISIBLE_DEVICES if set, else of /dev."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return sum(1 for path in dev.glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit())
+    n_devices = 0
+    for name in visible.split(","):
+        if not _DEVICE.fullmatch(name.strip()):
+            break  # as CUDA does: what follows an invalid entry (-1, NoDevFiles, nothing) is invisible
+        n_devices += 1
+    return n_devices
+
+
+def cores() -> int:
+    """CPU cores this process may run on, which a batch system may have made fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def worker_environment(
+    *,
+    rank: int,
+    nproc: int,
+    port: int,
+    attempt: int,
+    folder: RunFolder,
+    fence: int | None = None,
+    base: Mapping[str, str] = os.environ,
+) -> dict[str, str]:
+    """The whole environment of worker `rank` of `nproc` on this machine, whose rendezvous store listens on `port`."""
+    environment = {
+        **supervised_environment(base),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(nproc),
+        "LOCAL_WORLD_SIZE": str(nproc),
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": LOOPBACK,
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there already: rank 0 hosts none
+        "TORCHELASTIC_RESTART_COUNT": str(attempt),
+        "PYTHONUNBUFFERED": "1",
+        "DISTDL_RUN_FOLDER": str(folder.path.absolute()),
+        "DISTDL_SCREEN": "tty" if os.isatty(1) and not base.get("NO_COLOR") else "plain",
+        "DISTDL_COLUMNS": str(shutil.get_terminal_size().columns),
+    }
+    if fence is not None:
+        environment["DISTDL_FENCE"] = str(fence)
+    if not base.get("OMP_NUM_THREADS"):
+        environment["OMP_NUM_THREADS"] = str(max(1, cores() // nproc))
+    if sys.platform == "linux" and not base.get("GLOO_SOCKET_IFNAME"):
+        environment["GLOO_SOCKET_IFNAME"] = "lo"  # else gloo looks up the host's name, which may resolve to nowhere
+    return environment
+
+
+def supervised_environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """`base`, for a process that is to die with this one: see worker.tie_to_supervisor."""
+    return {**base, "DISTDL_SUPERVISOR_PID": str(os.getpid())}

@@ -1,0 +1,60 @@
+"""The worker's side of being supervised: it dies with its supervisor, and reads what the supervisor told it.
+
+`tie_to_supervisor` comes before `import torch`, which takes a second or more in which the supervisor may be gone.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_PARENT_POLL_S = 0.5
+
+
+def is_supervised() -> bool:
+    """Whether a supervisor of ours started this process (torchrun, mpirun and a plain start: no)."""
+    return "DISTDL_SUPERVISOR_PID" in os.environ
+
+
+def attempt() -> int:
+    """0 for the first start of the workers, 1 after the first restart, ... (torchrun counts alike)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def fence() -> int | None:
+    """The fence of the lease that the supervisor holds for this run; None when this process has to take it itself."""
+    value = os.environ.get("DISTDL_FENCE")
+    return int(value) if value else None
+
+
+def tie_to_supervisor() -> None:
+    """Has the kernel kill this process when its supervisor ends, however it ends. Does nothing without a supervisor.
+
+    The signal comes at the end of the *thread* that started this process: the supervisor starts workers from its main
+    thread. Until the training loop installs its handlers, a forwarded Ctrl-C ends the worker without a traceback.
+    """
+    if not is_supervised():
+        return
+    supervisor = int(os.environ["DISTDL_SUPERVISOR_PID"])
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if not _ask_for_parent_death_signal():
+        threading.Thread(target=_die_with, args=(supervisor,), name="parent-watch", daemon=True).start()
+    if os.getppid() != supervisor:  # it was gone before the request: no signal will come any more
+        os._exit(1)
+
+
+def _ask_for_parent_death_signal() -> bool:
+    if sys.platform != "linux":
+        return False
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) == 0)
+
+
+def _die_with(supervisor: int) -> None:
+    """For systems without a parent-death signal: an orphan's parent is another process."""
+    while os.getppid() == supervisor:
+        time.sleep(_PARENT_POLL_S)
+    os.kill(os.getpid(), signal.SIGKILL)

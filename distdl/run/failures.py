@@ -1,0 +1,224 @@
+"""Why a run failed: one record per failed worker in failures/, and which of them was the first cause.
+
+When one worker fails, the others soon fail too because their peer is gone. Such an echo has the kind "peer_lost" and is
+never the cause while there is any other record. A worker writes its own record; for one that could not (a signal, a
+hang, an end in the middle of an import) the supervisor writes what it can tell from outside.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, PeerLost, UserError
+from distdl.run.folder import RunFolder, write_json
+
+Kind = Literal["user", "bug", "peer_lost", "signal"]
+STORE = -1  # the "rank" of the rendezvous store, in a record of its failure
+
+_OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # torch's is known by its name: this module is free of torch
+_TAIL_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureRecord:
+    time: float  # seconds since 1970
+    rank: int
+    host: str
+    step: int | None
+    kind: Kind
+    message: str
+    traceback: str  # of a worker that wrote no record: the last lines that it printed
+    exit_code: int  # of the process; negative: the signal that ended it
+    attempt: int
+
+
+def write(folder: RunFolder, rank: int, step: int | None, error: BaseException, attempt: int) -> FailureRecord:
+    """Records that worker `rank` failed with `error`. Never raises: on a full disk the record is only returned."""
+    kind = _kind_of(error)
+    record = FailureRecord(
+        time=time.time(),
+        rank=rank,
+        host=socket.gethostname(),
+        step=step,
+        kind=kind,
+        message=_message_of(error),
+        traceback="".join(traceback.format_exception(error)),
+        exit_code=EXIT_USER_ERROR if kind == "user" else EXIT_BUG,
+        attempt=attempt,
+    )
+    save(folder, record)
+    return record
+
+
+def describe_end(
+    *, rank: int, exit_code: int, killed: bool, last_lines: Sequence[str], step: int | None, attempt: int
+) -> FailureRecord:
+    """What can be told from outside about a process that left no record. `killed`: by the supervisor."""
+    kind: Kind = "bug"
+    message = f"ended with exit code {exit_code} and left no record"
+    if killed:
+        kind, message = "peer_lost", "was still running after the failure of a peer, and was killed"
+    elif exit_code < 0:
+        kind, message = "signal", f"killed by {signal_name(-exit_code)}"
+        if -exit_code == signal.SIGKILL:
+            message += ", perhaps out of memory"
+    elif exit_code == EXIT_USER_ERROR:
+        kind, message = "user", "\n".join(last_lines) or message
+    return FailureRecord(
+        time=time.time(),
+        rank=rank,
+        host=socket.gethostname(),
+        step=step,
+        kind=kind,
+        message=message,
+        traceback="\n".join(last_lines),
+        exit_code=exit_code,
+        attempt=attempt,
+    )
+
+
+def save(folder: RunFolder, record: FailureRecord) -> None:
+    """Writes the record if the disk lets it: the failure that it tells of matters more."""
+    with contextlib.suppress(OSError):
+        folder.failures.mkdir(parents=True, exist_ok=True)
+        write_json(_path(folder, record.rank), dataclasses.asdict(record))
+
+
+def clear(folder: RunFolder) -> None:
+    """Sets the records of earlier attempts and launches aside, into failures/earlier/."""
+    earlier = folder.failures / "earlier"
+    for path in folder.failures.glob("*.json"):
+        try:
+            earlier.mkdir(exist_ok=True)
+            path.rename(earlier / f"{path.stat().st_mtime_ns}-{path.name}")
+        except OSError:
+            path.unlink(missing_ok=True)  # on a full disk: better no old record than one taken for new
+
+
+def read_all(folder: RunFolder, attempt: int) -> list[FailureRecord]:
+    """The readable records of this attempt, by rank."""
+    records = [record for path in folder.failures.glob("*.json") if (record := _read(path))]
+    return sorted((record for record in records if record.attempt == attempt), key=lambda record: record.rank)
+
+
+def first_cause(records: Sequence[FailureRecord]) -> FailureRecord | None:
+    """The earliest record that isn't an echo; if all are, the earliest; None of none."""
+    return min(records, key=lambda record: (record.kind == "peer_lost", record.time), default=None)
+
+
+def format_cause(cause: FailureRecord, others: Sequence[FailureRecord]) -> str:
+    """What the screen ends with: other trouble, a line each, then who failed and why. The reason is its last line."""
+    lines = []
+    echoes = [other for other in others if other.kind == "peer_lost"]
+    alike = [other for other in others if other not in echoes and other.message == cause.message]
+    for other in others:
+        if other not in echoes and other not in alike:
+            lines.append(f"{_who(other)} failed as well: {_first_line(other.message)}")
+        elif cause.kind == "peer_lost" and other.exit_code < 0:
+            lines.append(f"{_who(other)} {other.message}: it may be the one that hung")
+    if cause.kind == "peer_lost":
+        lines.append(f"{headline(cause)}:")
+    else:
+        lines.append(headline(cause) + _collapsed(echoes, "lost their peer", "lost its peer", " because of it"))
+        lines[-1] += _collapsed(alike, "failed alike", "failed alike", "") + ":"
+    lines.append(_reason(cause))
+    return "\n".join(lines)
+
+
+def headline(record: FailureRecord) -> str:
+    """`rank 1 on node-a failed at step 412`"""
+    if record.step is None:
+        return f"{_who(record)} failed"
+    # A record from outside knows only the last step that was logged.
+    return f"{_who(record)} failed {'after' if record.exit_code < 0 else 'at'} step {record.step}"
+
+
+def last_logged_step(folder: RunFolder) -> int | None:
+    """The step of the last whole row of metrics.jsonl, read from its end; None without one."""
+    try:
+        with folder.metrics.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            rows = file.read().splitlines()
+    except OSError:
+        return None
+    for row in reversed(rows):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return int(json.loads(row)["step"])
+    return None
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _path(folder: RunFolder, rank: int) -> Path:
+    return folder.failures / ("store.json" if rank == STORE else f"rank-{rank}.json")
+
+
+def _read(path: Path) -> FailureRecord | None:
+    try:
+        return FailureRecord(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _kind_of(error: BaseException) -> Kind:
+    if isinstance(error, UserError):
+        return "user"
+    return "peer_lost" if any(isinstance(each, PeerLost) for each in _chain(error)) else "bug"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on: clean-up after a lost peer may fail with another error."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as problem:  # a __str__ with a bug in it must not hide the failure
+        text = f"(its text could not be formed: {type(problem).__name__})"
+    if isinstance(error, UserError):
+        return text
+    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    names = {base.__name__ for base in type(error).__mro__}
+    if names.intersection(_OUT_OF_MEMORY) or "DefaultCPUAllocator: can't allocate memory" in text:
+        return f"out of memory: {message}"
+    return message
+
+
+def _reason(record: FailureRecord) -> str:
+    body, message = record.traceback.rstrip(), record.message.rstrip()
+    if record.kind == "user" or not body:
+        return message
+    return body if body.endswith(message) else f"{body}\n{message}"
+
+
+def _who(record: FailureRecord) -> str:
+    return f"{'the rendezvous store' if record.rank == STORE else f'rank {record.rank}'} on {record.host}"
+
+
+def _collapsed(records: Sequence[FailureRecord], several: str, one: str, why: str) -> str:
+    if not records:
+        return ""
+    return f"; {len(records)} other workers {several}{why}" if len(records) > 1 else f"; 1 other worker {one}{why}"
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]

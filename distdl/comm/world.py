@@ -1,0 +1,53 @@
+"""Who am I among the workers: rank and size from the environment, and the process group that joins them.
+
+`detect` is free of torch. `join` starts the process group and hands back a World; a single process gets a World whose
+collectives do nothing, so that the rest of the code has one path.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from distdl.errors import UserError
+
+RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
+
+# Started by one of these and no torchrun-like variables: every rank would think that it is alone.
+_OTHER_LAUNCHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "SLURM_NTASKS": "srun"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorldInfo:
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    local_world_size: int = 1
+    host: str = ""
+
+
+def detect(environment: Mapping[str, str] = os.environ) -> WorldInfo | None:
+    """The place that torchrun's variables give this process, or None if it isn't a worker. UserError if they clash."""
+    host = socket.gethostname()
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        try:
+            rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+            local_rank = int(environment.get("LOCAL_RANK", "0"))
+            local_world_size = int(environment.get("LOCAL_WORLD_SIZE", str(world_size)))
+        except ValueError as error:
+            raise UserError(f"not a number: {error}", where="environment RANK, WORLD_SIZE, LOCAL_RANK") from None
+        if not 0 <= rank < world_size:
+            raise UserError(f"rank {rank} of {world_size} workers", where="environment RANK, WORLD_SIZE")
+        return WorldInfo(
+            rank=rank, local_rank=local_rank, world_size=world_size, local_world_size=local_world_size, host=host
+        )
+    for variable, launcher in _OTHER_LAUNCHERS.items():
+        in_batch_script = variable == "SLURM_NTASKS" and "SLURM_STEP_ID" not in environment
+        if not in_batch_script and environment.get(variable, "1") not in ("", "1"):
+            raise UserError(
+                f"{launcher} started {environment[variable]} processes, and each would train alone",
+                where=f"environment {variable}",
+                fix="Start `distdl train CONFIG --nproc N`, or `torchrun --nproc-per-node N -m distdl train CONFIG`.",
+            )
+    return None

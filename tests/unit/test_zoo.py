@@ -1,0 +1,145 @@
+"""The zoo's table: counts against published ones, metadata for every network, text and JSON."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from distdl import models, registry
+from distdl.errors import UserError
+from distdl.models import zoo
+
+# Parameters: exact. GMACs: published or counted elsewhere, at the entry's input size. ResNet-50 in its two forms:
+# 4.089 is torchvision's, 3.858 is the table of Hu et al. 2017, "Squeeze-and-excitation networks".
+COUNTS = {
+    "mlp": (79_510, 0.0000794),
+    "lenet5": (61_706, 0.0004165),
+    "resnet18": (11_689_512, 1.814),
+    "resnet34": (21_797_672, 3.664),
+    "resnet50": (25_557_032, 4.089),
+    "resnet50_v1": (25_557_032, 3.858),
+    "resnet20_cifar": (269_722, 0.0406),
+    "resnet110_cifar": (1_727_962, 0.253),
+}
+
+
+@pytest.fixture(scope="module")
+def summary() -> list[dict[str, Any]]:
+    return zoo.summary()
+
+
+def test_every_registered_network_has_an_entry_and_a_known_size() -> None:
+    assert [entry.name for entry in zoo.entries()] == list(registry.MODELS)
+    assert list(COUNTS) == list(registry.MODELS)
+
+
+@pytest.mark.parametrize("name", registry.MODELS)
+def test_parameters_and_macs_are_the_published_ones(name: str) -> None:
+    parameters, gigamacs = COUNTS[name]
+
+    counted = zoo.count(name)
+
+    assert counted.parameters == parameters
+    assert counted.macs / 1e9 == pytest.approx(gigamacs, rel=0.005)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet50", "resnet20_cifar"])
+def test_layers_add_up_to_the_whole(name: str) -> None:
+    layers = zoo.layer_table(name)
+
+    assert sum(layer.parameters for layer in layers) == zoo.count(name).parameters
+    assert sum(layer.macs for layer in layers) == zoo.count(name).macs
+
+
+def test_layer_table_shows_shapes_along_the_forward_pass() -> None:
+    first, *_, last = zoo.layer_table("resnet50")
+
+    # 112 * 112 pixels, 64 filters of 3 * 7 * 7
+    assert first == zoo.Layer("conv1", "Conv2d", (64, 112, 112), 9_408, 112 * 112 * 64 * 3 * 7 * 7)
+    assert last == zoo.Layer("fc", "Linear", (1000,), 2_049_000, 2_048_000)
+
+
+def test_a_layer_that_is_called_twice_has_one_row_with_the_work_of_both_calls() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 4, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(self.inner(x))
+
+    assert zoo.layer_table(Twice(), (4,)) == [zoo.Layer("inner", "Linear", (4,), 16, 32)]
+
+
+def test_counting_a_network_leaves_it_as_it_was() -> None:
+    network = models.build("resnet20_cifar", {"classes": 5})
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+    counted = zoo.count(network, (3, 64, 64))
+
+    assert counted.parameters == 269_722 - 5 * 65
+    assert counted.macs == pytest.approx(4 * zoo.count("resnet20_cifar").macs, rel=0.001)
+    assert network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_network_of_ones_own_is_counted_at_the_size_that_is_given() -> None:
+    with pytest.raises(UserError, match="no usual input size"):
+        zoo.count(nn.Flatten())
+    assert zoo.count(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), (3, 2, 2)) == zoo.Count(26, 24)
+
+
+@pytest.mark.parametrize("ask", [zoo.find, zoo.describe, zoo.count, zoo.layer_table])
+def test_an_unknown_name_is_answered_with_the_nearest_one(ask: Callable[[str], object]) -> None:
+    with pytest.raises(UserError, match=r"'lenet'.* - did you mean lenet5\?"):
+        ask("lenet")
+
+
+def test_summary_and_description_survive_json(summary: list[dict[str, Any]]) -> None:
+    rows = json.loads(json.dumps(summary))
+    one = json.loads(json.dumps(zoo.describe("lenet5")))
+
+    assert rows[1] == {key: value for key, value in one.items() if key not in ("blocks", "layers")}
+    assert rows[1] == {
+        "name": "lenet5",
+        "family": "LeNet",
+        "paper": {"title": "Gradient-based learning applied to document recognition", "year": 1998},
+        "input_size": [1, 32, 32],
+        "reference": {"top1": 0.9905, "dataset": "MNIST", "source": "the paper, section III.B"},
+        "parameters": 61_706,
+        "macs": 416_520,
+    }
+    assert one["blocks"] == ["features", "classifier"]
+    assert one["layers"][0] == {
+        "name": "features.c1",
+        "kind": "Conv2d",
+        "output_shape": [6, 28, 28],
+        "parameters": 156,
+        "macs": 117_600,
+    }
+
+
+def test_table_has_a_line_for_each_network_in_aligned_columns(summary: list[dict[str, Any]]) -> None:
+    header, *lines = zoo.format_table(summary).splitlines()
+
+    assert [line.split()[0] for line in lines] == list(registry.MODELS)
+    resnet50 = next(line for line in lines if line.startswith("resnet50 "))
+    assert "25,557,032  4.089 G  3x224x224  76.13 %  ImageNet-1k" in resnet50
+    assert (
+        len({line.index(entry.paper.title) for line, entry in zip(lines, zoo.entries())} | {header.index("paper")}) == 1
+    )
+
+
+def test_text_of_one_network_names_its_paper_and_its_layers() -> None:
+    text = zoo.format_network(zoo.describe("lenet5"))
+
+    assert text.startswith("lenet5: Gradient-based learning applied to document recognition, 1998\n61,706 parameters")
+    assert "top-1 99.05 % on MNIST (the paper, section III.B)" in text
+    assert text.splitlines()[-1].split() == ["classifier.output", "Linear", "10", "850", "840"]
+
+
+def test_text_of_a_network_without_a_published_accuracy_leaves_it_out() -> None:
+    assert "top-1" not in zoo.format_network(zoo.describe("mlp"))

@@ -1,0 +1,121 @@
+"""Bytes of an image -> pixels, uint8 HWC: RGB, or one channel where the file is grey.
+
+JPEG by simplejpeg, the rest by OpenCV, both outside the GIL. Which decoder is used follows from the first bytes, not
+from the name: ImageNet has a PNG called .JPEG. Damaged data raises; it never comes back as half a picture. EXIF
+orientation is left alone, as in torchvision's ImageFolder.
+"""
+
+import io
+import math
+import struct
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "npy")
+
+Pixels = npt.NDArray[np.uint8]
+
+_JPEG = b"\xff\xd8\xff"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"
+
+
+def is_image(extension: str) -> bool:
+    """Whether a component is an image, by the last part of its extension: "jpg", "mask.png"."""
+    return extension.rpartition(".")[2] in IMAGE_EXTENSIONS
+
+
+def decode_image(data: bytes, extension: str) -> Pixels:
+    """uint8 of shape (height, width, 3) or, for grey images, (height, width, 1).
+
+    Alpha is dropped; of 16 bits the upper 8 are kept. Raises ValueError with the reason for data that can't be decoded
+    without loss.
+    """
+    if extension.rpartition(".")[2] == "npy":
+        return _decode_npy(data)
+    if data.startswith(_JPEG):
+        pixels: Pixels = _decode_jpeg(data)
+        return pixels
+    if data.startswith(_PNG) and _PNG_END not in data[-256:]:
+        raise ValueError("truncated PNG")  # some versions of OpenCV return what there is of it
+    pixels = _decode_with_opencv(data)
+    return pixels
+
+
+def image_size(data: bytes, extension: str) -> tuple[int, int]:
+    """(height, width) from the header alone where the format is JPEG, PNG or npy. Raises ValueError as decode_image."""
+    if extension.rpartition(".")[2] == "npy":
+        shape, _, _ = _npy_header(data)
+        return shape[0], shape[1]
+    if data.startswith(_JPEG):
+        try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            return height, width
+        except ValueError:
+            pixels: Pixels = _decode_jpeg(data)  # an unusual one
+            return pixels.shape[0], pixels.shape[1]
+    if data.startswith(_PNG) and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24])
+        return height, width
+    pixels = _decode_with_opencv(data)
+    return pixels.shape[0], pixels.shape[1]
+
+
+def _decode_jpeg(data: bytes) -> Any:
+    try:
+        _, _, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        # TurboJPEG knows only the usual chroma subsamplings. OpenCV knows all, but may fill a cut-off image with grey.
+        if not data.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
+            raise ValueError(f"truncated or damaged JPEG: {error}") from None
+        return _decode_with_opencv(data)
+    if colours == "Gray":
+        return simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)
+    if colours in ("CMYK", "YCCK"):
+        # Ink is stored inverted, as Adobe does and every decoder assumes: 255 is none.
+        cmyk = simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True).astype(np.uint16)
+        return ((cmyk[:, :, :3] * cmyk[:, :, 3:] + 127) // 255).astype(np.uint8)
+    return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+
+
+def _decode_with_opencv(data: bytes) -> Any:
+    if not data:
+        raise ValueError("no data")
+    try:
+        image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ValueError(f"OpenCV can't decode it: {str(error).strip()}") from None
+    if image is None:
+        raise ValueError("damaged, or not a known image format")
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise ValueError(f"pixels of type {image.dtype}; 8 or 16 bits are known")
+    if image.ndim == 2:
+        return image[:, :, None]
+    if image.shape[2] == 1:
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def _decode_npy(data: bytes) -> Pixels:
+    shape, fortran_order, start = _npy_header(data)
+    pixels = np.frombuffer(data, np.uint8, offset=start).reshape(shape, order="F" if fortran_order else "C")
+    return np.ascontiguousarray(pixels if len(shape) == 3 else pixels[:, :, None])
+
+
+def _npy_header(data: bytes) -> tuple[tuple[int, ...], bool, int]:
+    """(shape, Fortran order, where the pixels begin). Never unpickles; the size is compared before anything is made."""
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read_header(stream)
+    if dtype != np.uint8 or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3)) or 0 in shape:
+        raise ValueError(f"an array of {dtype} and shape {shape}; images are uint8 of (height, width[, 1 or 3])")
+    if math.prod(shape) != len(data) - stream.tell():
+        raise ValueError(f"{len(data) - stream.tell()} bytes of pixels for the shape {shape}")
+    return shape, fortran_order, stream.tell()

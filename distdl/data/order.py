@@ -1,0 +1,200 @@
+"""The sample plan: which sample stands at which position of a run, as a pure function of (seed, epoch, position).
+
+Position counts samples since the start of the run; it is all that a checkpoint keeps of the data. How an epoch of N
+samples is ordered:
+
+    shards, permuted by a keyed hash  ->  laid end to end on one virtual line, rotated  ->  cut into C lanes
+    ->  each lane shuffled in windows of W  ->  read round-robin: position p is entry p // C of lane p % C
+
+Ranks and loader workers appear nowhere. A step takes the next `global_batch` positions and sorts them by lane; a rank
+owns a range of the row slots, so that it reads from few lanes, and any number of ranks sees the same global batch.
+The lanes' lengths differ by at most one, so every epoch is a permutation of all N. The hash is splitmix64's finaliser
+(Steele, Lea, Flood 2014), whose values never change; a library's generator may.
+"""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from distdl.errors import UserError
+
+PLAN_VERSION = 1
+DEFAULT_LANES = 128
+
+Int64s = npt.NDArray[np.int64]
+UInt64s = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+
+_BLOCKS_KEPT = 4  # blocks of C x W ids: two epochs can meet in a step, and batches are made ahead
+
+
+def mix(values: UInt64s) -> UInt64s:
+    """splitmix64's finaliser, element by element."""
+    with np.errstate(over="ignore"):
+        z = values + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def keyed(*parts: int | UInt64s) -> UInt64s:
+    """A hash of the parts, as uint64 of shape (1,) or, where a part is an array, of that array's shape."""
+    state = np.zeros(1, np.uint64)
+    for part in parts:
+        state = mix(state ^ np.asarray(part, dtype=np.uint64))
+    return state
+
+
+def seed_of(*parts: int) -> int:
+    """A 63-bit seed for a generator that serves one purpose, such as (seed, step, rank)."""
+    return int(keyed(*parts)[0] >> np.uint64(1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Rows of a batch. All arrays have one element a row.
+
+    A row that is not valid has no weight. Its sample_id is -1 where nothing stands there; the padding of a run's last
+    step holds the samples that would follow, so that batch statistics see real data.
+    """
+
+    sample_id: Int64s
+    epoch: Int64s
+    offset: Int64s  # position inside the epoch
+    valid: Bools
+
+    def __len__(self) -> int:
+        return len(self.sample_id)
+
+    @classmethod
+    def of(cls, sample_ids: Int64s) -> "Rows":
+        """Rows of the given samples, as they stand in epoch 0."""
+        zeros = np.zeros_like(sample_ids)
+        return cls(sample_ids, zeros, sample_ids, np.ones(len(sample_ids), np.bool_))
+
+    def part(self, rank: int, world_size: int) -> "Rows":
+        """The row slots that a rank owns: shares differ by at most one."""
+        rows = slice(rank * len(self) // world_size, (rank + 1) * len(self) // world_size)
+        return Rows(self.sample_id[rows], self.epoch[rows], self.offset[rows], self.valid[rows])
+
+
+class Plan:
+    """The order of a run over a corpus whose shards hold `sizes` samples. Sample ids count through the shards in turn.
+
+    Raises UserError when a batch cannot be formed (tail "drop" with fewer samples than a batch).
+    """
+
+    def __init__(
+        self,
+        sizes: Int64s,
+        *,
+        seed: int,
+        global_batch: int,
+        lanes: int | None = None,
+        window: int = 1000,
+        tail: Literal["carry", "drop"] = "carry",
+    ) -> None:
+        self.sizes = np.asarray(sizes, np.int64)
+        self.n_samples = int(self.sizes.sum())
+        self.seed = seed
+        self.global_batch = global_batch
+        self.lanes = min(lanes or DEFAULT_LANES, self.n_samples)
+        self.window = window
+        self.tail = tail
+        if tail == "drop" and self.n_samples < global_batch:
+            raise UserError(
+                f"an epoch of {self.n_samples} samples has no full batch of {global_batch}",
+                where="data.tail: drop",
+                fix="Use data.tail: carry, or a smaller train.global_batch.",
+            )
+        self._first_id = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64)
+        longer = self.n_samples % self.lanes  # lanes 0 .. longer-1 have one entry more: positions stay gapless
+        self._lane_length = np.full(self.lanes, self.n_samples // self.lanes, np.int64)
+        self._lane_length[:longer] += 1
+        self._lane_start = np.concatenate([[0], np.cumsum(self._lane_length)[:-1]]).astype(np.int64)
+        self._lines: OrderedDict[int, tuple[Int64s, Int64s, int]] = OrderedDict()
+        self._blocks: OrderedDict[tuple[int, int], Int64s] = OrderedDict()
+        self._lock = threading.Lock()  # decoding threads ask for stand-ins
+
+    @property
+    def epoch_length(self) -> int:
+        """Positions in an epoch: N, or with tail "drop" the whole batches in it."""
+        return self.n_samples if self.tail == "carry" else self.n_samples // self.global_batch * self.global_batch
+
+    def end_position(self, *, epochs: float | None, steps: int | None) -> int:
+        """Where a run of that length ends. With epochs, the last step may be a part of a batch, padded by weight 0."""
+        if steps is not None:
+            return steps * self.global_batch
+        return round((epochs or 0) * self.epoch_length)
+
+    def step_rows(self, position: int, end: int) -> Rows:
+        """The global batch that starts at `position`, sorted by lane; rows at or past `end` are padding."""
+        at = np.arange(position, position + self.global_batch, dtype=np.int64)
+        epoch, offset = np.divmod(at, self.epoch_length)
+        by_lane = np.argsort(offset % self.lanes, kind="stable")
+        epoch, offset = epoch[by_lane], offset[by_lane]
+        return Rows(self.ids(epoch, offset), epoch, offset, at[by_lane] < end)
+
+    def ids(self, epoch: Int64s, offset: Int64s) -> Int64s:
+        """Sample ids at offsets (0 .. N-1) of epochs, both of one shape (n,)."""
+        entry, lane = np.divmod(offset, self.lanes)
+        window, row = np.divmod(entry, self.window)
+        out = np.empty(len(offset), np.int64)
+        for e, w in np.unique(np.stack([epoch, window]), axis=1).T:
+            here = (epoch == e) & (window == w)
+            with self._lock:
+                block_CW = self._block(int(e), int(w))
+            out[here] = block_CW[lane[here], row[here]]
+        return out
+
+    def next_in_lane(self, epoch: int, offset: int) -> tuple[int, int]:
+        """The offset that follows in the same lane (round its end), and the id there: a stand-in for a bad sample."""
+        entry, lane = divmod(offset, self.lanes)
+        following = (entry + 1) % int(self._lane_length[lane]) * self.lanes + lane
+        return following, int(self.ids(np.array([epoch]), np.array([following]))[0])
+
+    def _line(self, epoch: int) -> tuple[Int64s, Int64s, int]:
+        """Shards in this epoch's order, where each begins on the virtual line, and the line's rotation."""
+        if epoch not in self._lines:
+            n_shards = np.arange(len(self.sizes), dtype=np.uint64)
+            shards = np.argsort(keyed(self.seed, epoch, 1, n_shards), kind="stable")
+            begins = np.concatenate([[0], np.cumsum(self.sizes[shards])]).astype(np.int64)
+            rotation = int(keyed(self.seed, epoch, 2)[0] % np.uint64(self.n_samples))
+            self._lines[epoch] = (shards, begins, rotation)
+            if len(self._lines) > _BLOCKS_KEPT:
+                self._lines.popitem(last=False)
+        return self._lines[epoch]
+
+    def _block(self, epoch: int, window: int) -> Int64s:
+        """Sample ids (C, W) of one window of every lane, shuffled in each lane. A missing last entry is never read."""
+        if (epoch, window) not in self._blocks:
+            self._blocks[epoch, window] = self._make_block(epoch, window)
+            if len(self._blocks) > _BLOCKS_KEPT:
+                self._blocks.popitem(last=False)
+        return self._blocks[epoch, window]
+
+    def _make_block(self, epoch: int, window: int) -> Int64s:
+        first = window * self.window
+        width = min(self.window, int(self._lane_length[0]) - first)  # lane 0 is never the shorter one
+        entries = np.arange(width, dtype=np.uint64)
+        lane = np.arange(self.lanes, dtype=np.uint64)
+        order_CW = mix(keyed(self.seed, epoch, 3, window, lane)[:, None] ^ entries[None, :])
+        missing_CW = first + entries[None, :].astype(np.int64) >= self._lane_length[:, None]
+        order_CW[missing_CW] = np.uint64(2**64 - 1)  # at most the last entry; it stays last
+        shuffled_CW = np.argsort(order_CW, axis=1, kind="stable")
+
+        shards, begins, rotation = self._line(epoch)
+        on_line_CW = (self._lane_start[:, None] + first + shuffled_CW + rotation) % self.n_samples
+        nth_CW = np.searchsorted(begins, on_line_CW, side="right") - 1
+        return self._first_id[shards[nth_CW]] + on_line_CW - begins[nth_CW]
+
+
+def sequential_rows(n_samples: int, batch: int, rows_per_batch: int) -> Rows:
+    """Batch number `batch` of an evaluation: ids in order, the last batch padded with valid False (tail "mask")."""
+    at = np.arange(batch * rows_per_batch, (batch + 1) * rows_per_batch, dtype=np.int64)
+    valid = at < n_samples
+    return Rows(np.where(valid, at, -1), np.zeros_like(at), at, valid)

@@ -1,0 +1,177 @@
+"""The loader: the plan's order whatever the threads, and a policy for samples that can't be used."""
+
+import cv2
+import numpy as np
+import pytest
+
+from distdl.config.schema import SplitConfig
+from distdl.data import shards
+from distdl.data.engine import Loader
+from distdl.data.order import Rows, sequential_rows
+from distdl.errors import UserError
+
+
+def png(value, size=(4, 4), channels=1):
+    return cv2.imencode(".png", np.full((*size, channels), value, np.uint8))[1].tobytes()
+
+
+def samples(n, **changed):
+    """Sample i is a grey image of value i with label i % 10; `changed` replaces components of single samples."""
+    for i in range(n):
+        yield {"__key__": f"{i:04}", "png": png(i), "cls": str(i % 10).encode()} | changed.get(f"s{i}", {})
+
+
+@pytest.fixture
+def packed(tmp_path):
+    def pack(n=20, **changed):
+        folder = tmp_path / f"corpus{len(list(tmp_path.iterdir()))}"
+        shards.write_shards(samples(n, **changed), folder, classes=list("0123456789"), kind="test", shard_samples=6)
+        return folder
+
+    return pack
+
+
+@pytest.fixture
+def loader():
+    opened = []
+
+    def make(folder, transforms=(), workers=1, bad_sample="mask", substitute=None, n_classes=10, seed=0, **split):
+        config = SplitConfig(shards=str(folder), transforms=list(transforms), **split)
+        opened.append(
+            Loader(
+                config,
+                where="data.train",
+                n_classes=n_classes,
+                seed=seed,
+                workers=workers,
+                prefetch=2,
+                bad_sample=bad_sample,
+                substitute=substitute,
+            )
+        )
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+def batches(loader, n, rows_per_batch=8):
+    return list(loader.stream(sequential_rows(n, b, rows_per_batch) for b in range(-(-n // rows_per_batch))))
+
+
+def test_a_batch_holds_what_its_rows_name(packed, loader):
+    (batch,) = loader(packed()).stream([Rows.of(np.array([3, 17, 3]))])
+
+    assert batch.tensors["image"].shape == (3, 4, 4, 1)
+    assert batch.tensors["image"][:, 0, 0, 0].tolist() == [3, 17, 3]
+    assert batch.tensors["label"].tolist() == [3, 7, 3]
+    assert batch.tensors["valid"].tolist() == [1, 1, 1]
+    assert batch.tensors["sample_id"].tolist() == [3, 17, 3]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_nothing_depends_on_the_number_of_threads(packed, loader, workers):
+    folder = packed(200)
+    augment = [{"random_crop": {"size": 4, "padding": 2}}]
+
+    one, several = batches(loader(folder, augment), 200), batches(loader(folder, augment, workers), 200)
+
+    for a, b in zip(one, several, strict=True):
+        assert all((a.tensors[name] == b.tensors[name]).all() for name in a.tensors)
+
+
+def test_padding_rows_are_not_valid(packed, loader):
+    last = batches(loader(packed(10)), 10)[-1]
+
+    assert last.tensors["valid"].tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
+
+
+def test_a_bad_sample_is_masked_and_counted(packed, loader):
+    folder = packed(s3={"png": b"not an image"}, s5={"cls": b"seven"})
+
+    first = batches(loader(folder), 20)[0]
+
+    assert first.tensors["valid"].tolist() == [1, 1, 1, 0, 1, 0, 1, 1]
+    assert first.n_bad == 2
+
+
+def test_a_bad_sample_is_replaced_by_the_plans_next(packed, loader):
+    folder = packed(s3={"png": b"not an image"})
+
+    first = batches(loader(folder, bad_sample="substitute", substitute=lambda epoch, offset: (offset, 11)), 20)[0]
+
+    assert first.tensors["sample_id"].tolist()[:5] == [0, 1, 2, 11, 4]
+    assert first.tensors["image"][3, 0, 0, 0] == 11
+    assert first.n_bad == 1 and first.tensors["valid"].all()
+
+
+def test_a_bad_sample_is_named_under_the_policy_raise(packed, loader):
+    folder = packed(s3={"png": b"not an image"})
+
+    with pytest.raises(UserError, match=r"0003.png in 000000.tar"):
+        batches(loader(folder, bad_sample="raise"), 20)
+
+
+def test_a_flipped_bit_in_a_shard_is_a_bad_sample(packed, loader):
+    folder = packed()
+    tar = folder / "000000.tar"
+    content = bytearray(tar.read_bytes())
+    content[content.index(png(2)) + 40] ^= 1
+    tar.write_bytes(content)
+
+    assert [batch.n_bad for batch in batches(loader(folder), 20)] == [1, 0, 0]
+
+
+def test_a_label_out_of_range_is_named_with_what_to_do(packed, loader):
+    folder = packed(s4={"cls": b"12"})
+
+    with pytest.raises(UserError, match=r"label 12 of 0004 in 000000.tar is out of range.*10 classes[\s\S]*classes"):
+        batches(loader(folder), 20)
+
+
+def test_images_of_different_sizes_need_a_transform(packed, loader):
+    folder = packed(s4={"png": png(4, (5, 4))})
+
+    with pytest.raises(UserError, match=r"0004 in 000000.tar is 5x4x1, the first is 4x4x1"):
+        batches(loader(folder), 20)
+    assert len(batches(loader(folder, [{"resize": [4, 4]}]), 20)) == 3
+
+
+def test_grey_images_among_colour_become_colour(packed, loader):
+    folder = packed(s1={"png": png(7, channels=3)})
+    colour = [{"normalise": {"mean": [0.5] * 3, "std": [0.2] * 3}}]
+
+    first = batches(loader(folder, colour), 20)[0]
+
+    assert first.tensors["image"].shape == (8, 4, 4, 3)
+    with pytest.raises(UserError, match="3 channels, 1 are expected"):
+        batches(loader(folder), 20)
+
+
+def test_samples_without_an_image_are_answered_at_once(tmp_path, loader):
+    shards.write_shards([{"__key__": "a", "txt": b"hello", "cls": b"0"}], tmp_path / "x", classes=["0"], kind="test")
+
+    with pytest.raises(UserError, match=r"no component for an image \(it has: .*txt"):
+        loader(tmp_path / "x")
+
+
+def test_other_component_names_can_be_given(tmp_path, loader):
+    named = [{"__key__": "a", "left.png": png(1), "right.png": png(2), "class": b"3"}]
+    shards.write_shards(named, tmp_path / "x", classes=["0"], kind="test")
+
+    (batch,) = loader(tmp_path / "x", image="right.png", label="class").stream([Rows.of(np.array([0]))])
+
+    assert batch.tensors["image"].flatten()[0] == 2 and batch.tensors["label"].tolist() == [3]
+
+
+def test_leaving_the_stream_early_leaves_nothing_running(packed, loader):
+    reading = loader(packed(200))
+    stream = reading.stream(sequential_rows(200, b, 8) for b in range(25))
+    next(stream)
+
+    stream.close()
+    reading.close()
+
+    with pytest.raises(RuntimeError, match="shutdown"):
+        list(reading.stream([Rows.of(np.array([0]))]))

@@ -1,0 +1,162 @@
+"""Committing checkpoints in the background: the step pays for a copy of the state, a thread does the writing.
+
+A checkpoint is written under a temporary name, synced, and renamed: it is there whole or not at all. Before the rename
+the lease is looked at again, so that a run that was replaced meanwhile commits nothing. Rank 0 alone writes; all call.
+"""
+
+import errno
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distdl.checkpoint import format
+from distdl.checkpoint.load import committed, folder_name
+from distdl.comm import collectives
+from distdl.errors import UserError
+from distdl.run.folder import RunFolder, fsync_folder
+
+_FAILURES_ENDURED = 2  # a save that fails is tried again when the next is due; the third failure in a row ends the run
+
+# Returns tensors by logical name, and JSON.
+Capture = Callable[[], tuple[dict[str, torch.Tensor], dict[str, Any]]]
+
+
+class Checkpoints:
+    """Saves of one run. `still_ours` says whether this process's lease on the run folder holds."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        keep: int,
+        warn: Callable[[str], None],
+        still_ours: Callable[[], bool],
+    ) -> None:
+        self.folder, self.keep = folder, keep
+        self._warn, self._still_ours = warn, still_ours
+        self._run_id = folder.run_id()
+        self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self._failures_in_a_row = 0
+
+    def save(self, capture: Capture, step: int, *, best_step: int | None, wait: bool) -> None:
+        """Saves what `capture()` returns as the state at `step`; with `wait`, returns when it is committed.
+
+        Raises UserError when it can't be written: at once with `wait`, otherwise after several failures in a row.
+        """
+        if collectives.rank() == 0:  # rank 0 only
+            self._finish(must_succeed=False)
+            tensors, state = capture()
+            snapshot = copy_to_cpu(tensors)
+            self._thread = threading.Thread(
+                target=self._write, args=(snapshot, state, step, best_step), name="checkpoint", daemon=True
+            )
+            self._thread.start()
+            if wait:
+                self._finish(must_succeed=True)
+        if wait:
+            collectives.barrier()
+
+    def close(self) -> None:
+        """Waits for a save under way."""
+        self._finish(must_succeed=False)
+
+    def _finish(self, *, must_succeed: bool) -> None:
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        failure, self._failure = self._failure, None
+        if failure is None:
+            self._failures_in_a_row = 0
+            return
+        self._failures_in_a_row += 1
+        if not isinstance(failure, OSError):
+            raise failure
+        error = _explain(failure, self.folder.checkpoints)
+        if must_succeed or self._failures_in_a_row > _FAILURES_ENDURED:
+            raise error from failure
+        self._warn(f"a checkpoint was not saved ({error}); training goes on, the next save tries again")
+
+    def _write(self, tensors: dict[str, torch.Tensor], state: dict[str, Any], step: int, best_step: int | None) -> None:
+        part = self.folder.checkpoints / f".{folder_name(step)}.part"
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            format.write(part, tensors, state, run_id=self._run_id, step=step)
+            self._commit(part, step)
+            self._prune(best_step)
+        except Exception as error:
+            shutil.rmtree(part, ignore_errors=True)
+            self._failure = error
+
+    def _commit(self, part: Path, step: int) -> None:
+        if not self._still_ours():
+            where = str(self.folder.path)
+            raise UserError("another launch has taken over this run folder; nothing was written", where=where)
+        final = self.folder.checkpoints / folder_name(step)
+        if final.exists():  # the same step again: a damaged one, or the one that this run was resumed from
+            replaced = self.folder.checkpoints / f".{final.name}.replaced"
+            shutil.rmtree(replaced, ignore_errors=True)
+            final.rename(replaced)
+            part.rename(final)
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            part.rename(final)
+        fsync_folder(self.folder.checkpoints)
+
+    def _prune(self, best_step: int | None) -> None:
+        for step, path in committed(self.folder)[: -self.keep]:
+            if step != best_step:
+                doomed = self.folder.checkpoints / f".{path.name}.pruned"
+                path.rename(doomed)  # half a deleted checkpoint must not look like a damaged one
+                shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sweep(folder: RunFolder) -> None:
+    """Clears what a killed save left behind. A replaced checkpoint whose successor never came is put back."""
+    for leftover in folder.checkpoints.glob(".step-*"):
+        if leftover.suffix == ".replaced":
+            final = folder.checkpoints / leftover.name[1:].removesuffix(".replaced")
+            if not final.exists():
+                leftover.rename(final)
+                continue
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def set_aside(folder: RunFolder, after_step: int) -> list[str]:
+    """Renames checkpoints newer than `after_step`, found damaged when the run was resumed, out of the way."""
+    moved = []
+    for step, path in committed(folder):
+        if step > after_step:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            moved.append(aside.name)
+    return moved
+
+
+def copy_to_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A copy of the values; names that share memory (tied weights) share it in the copy as well."""
+    copies: dict[tuple[Any, ...], torch.Tensor] = {}
+    out = {}
+    for name, tensor in tensors.items():
+        place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        if place not in copies:
+            copies[place] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        out[name] = copies[place]
+    return out
+
+
+def _explain(error: OSError, path: Path) -> UserError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free_mib = shutil.disk_usage(path).free / 2**20
+        return UserError(
+            f"no space left for a checkpoint ({free_mib:.1f} MiB free)",
+            where=str(path),
+            fix="Free some space or lower checkpoint.keep, then start again with --resume.",
+        )
+    return UserError(f"can't write a checkpoint: {error.strerror or error}", where=str(path))

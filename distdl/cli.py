@@ -1,0 +1,258 @@
+"""The command line. Nothing here imports torch before it has to: --help and every mistake in a config answer at once.
+
+Each command is a function that takes the parsed arguments and returns the exit code.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from distdl import __version__
+from distdl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+
+Arguments = argparse.Namespace
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.command(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:  # before there was anything to save
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has seen enough, as in `distdl zoo | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_DONE
+
+
+# --- train ---
+
+
+def train(arguments: Arguments) -> int:
+    """One device: in this process. Several, or --nproc: starts and supervises them. Under torchrun: is a worker."""
+    from distdl.comm.world import WorldInfo, detect
+    from distdl.config import load
+    from distdl.launch import worker
+    from distdl.run.folder import RunFolder, runs_root
+    from distdl.run.open import open_run
+
+    worker.tie_to_supervisor()
+    world = detect()
+    if worker.is_supervised():
+        folder = RunFolder(Path(os.environ["DISTDL_RUN_FOLDER"]))
+        return _work(arguments, load(folder.config).config, world or WorldInfo(), folder.path, folder, worker.fence())
+    config = load(arguments.config, _overrides(arguments)).config
+    path = runs_root() / (arguments.name or Path(arguments.config).stem)
+    if world is not None:
+        return _work(arguments, config, world, path, None, None)
+
+    nproc = _number_of_workers(arguments)
+    if arguments.check:
+        path = Path(tempfile.mkdtemp(prefix="distdl-check-")) / path.name
+    try:
+        opened = open_run(path, config, resume=arguments.resume)
+        for change in opened.changes:
+            print(f"changed since this run was started: {change}")
+        if nproc > 1 or arguments.nproc:
+            from distdl.launch.local import train_locally
+
+            return train_locally(
+                _worker_arguments(arguments),
+                nproc,
+                opened.folder,
+                opened.lease,
+                max_restarts=arguments.max_restarts,
+                stop_signals=config.train.stop_signals,
+            )
+        return _work(arguments, config, WorldInfo(), path, opened.folder, opened.lease.fence)
+    finally:
+        if arguments.check:
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _work(arguments: Arguments, config: Any, world: Any, path: Path, opened: Any, fence: int | None) -> int:
+    from distdl.train.worker import Launch, run_worker
+
+    screen = os.environ.get("DISTDL_SCREEN") or ("tty" if sys.stdout.isatty() and world.world_size == 1 else "plain")
+    launch = Launch(
+        path=path,
+        resume=arguments.resume,
+        opened=opened,
+        fence=fence,
+        verbosity=arguments.verbose - arguments.quiet,
+        screen="tty" if screen == "tty" else "plain",
+        start_from=arguments.start_from,
+        weights_only=arguments.weights_only,
+        check=arguments.check,
+    )
+    return run_worker(config, launch, world)
+
+
+def _overrides(arguments: Arguments) -> list[str]:
+    backend = [f"dist.backend={arguments.backend}"] if arguments.backend else []
+    return [*arguments.overrides, *backend]
+
+
+def _number_of_workers(arguments: Arguments) -> int:
+    from distdl.launch.plan import local_devices
+
+    if arguments.nproc is None:
+        return max(1, local_devices())
+    if arguments.nproc < 1:
+        raise UserError(f"at least one worker is needed (got {arguments.nproc})", where="command line --nproc")
+    return arguments.nproc
+
+
+def _worker_arguments(arguments: Arguments) -> list[str]:
+    """The command line of a worker: the run folder's config holds the rest."""
+    flags = ["-v"] * arguments.verbose + ["-q"] * arguments.quiet
+    flags += ["--resume"] * arguments.resume + ["--check"] * arguments.check
+    if arguments.start_from:
+        flags += ["--from", arguments.start_from] + ["--weights-only"] * arguments.weights_only
+    return ["train", str(arguments.config), *flags]
+
+
+# --- looking at runs ---
+
+
+def evaluate(arguments: Arguments) -> int:
+    from distdl.train.evaluate_run import evaluate_config, evaluate_run
+
+    what = Path(arguments.run)
+    if what.suffix in (".yaml", ".yml") and what.is_file():
+        rows = evaluate_config(what, arguments.overrides, arguments.weights)
+    else:
+        if arguments.weights:
+            raise UserError("--weights goes with a config, not with a run", fix="A run's own: --step N or --step best.")
+        rows = evaluate_run(arguments.run, arguments.step, arguments.overrides)
+    _print_json(rows)
+    return EXIT_DONE
+
+
+def runs(arguments: Arguments) -> int:
+    from distdl.run.listing import format_runs, list_runs
+
+    found = list_runs()
+    if arguments.json:
+        _print_json(found)
+    else:
+        print(format_runs(found))
+    return EXIT_DONE
+
+
+def hash_(arguments: Arguments) -> int:
+    from distdl.checkpoint.load import at_step, weights_hash
+    from distdl.run.folder import find
+
+    checkpoint = at_step(find(arguments.run), arguments.step, only="model/")
+    print(f"{weights_hash(checkpoint)}  {arguments.run}@{checkpoint.step}")
+    return EXIT_DONE
+
+
+# --- configs, networks, data ---
+
+
+def config_show(arguments: Arguments) -> int:
+    from distdl.config import load, show
+
+    print(show(load(arguments.config, arguments.overrides), diff=arguments.diff))
+    return EXIT_DONE
+
+
+def zoo(arguments: Arguments) -> int:
+    from distdl.models import zoo as networks
+
+    found: Any = networks.describe(arguments.name) if arguments.name else networks.summary()
+    if arguments.json:
+        _print_json(found)
+    else:
+        print(networks.format_network(found) if arguments.name else networks.format_table(found))
+    return EXIT_DONE
+
+
+# --- the parser ---
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="distdl",
+        description="Data-parallel training on sharded corpora, over any number of GPUs and nodes.",
+        epilog="Start here: distdl train configs/digits/lenet5.yaml --nproc 2",
+    )
+    top.add_argument("--version", action="version", version=f"distdl {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_train(commands)
+    _add_data(commands)
+
+    command = _add(commands, "config", None, "look at a config")
+    show = _add(command.add_subparsers(metavar="COMMAND", required=True), "show", config_show, "the resolved config")
+    _config_and_overrides(show)
+    show.add_argument("--diff", action="store_true", help="only what differs from the defaults, and where it is set")
+
+    command = _add(commands, "zoo", zoo, "networks: parameters, multiply-accumulates, papers")
+    command.add_argument("name", nargs="?", metavar="NAME", help="one network, layer by layer")
+    command.add_argument("--json", action="store_true", help="for programs")
+
+    command = _add(commands, "eval", evaluate, "evaluate a run's weights, or a config with --weights")
+    command.add_argument("run", metavar="RUN|CONFIG", help="run folder or name, or a config")
+    command.add_argument("overrides", nargs="*", metavar="a.b=c", help="change a key of the config")
+    command.add_argument("--step", help="the checkpoint of this step, or 'best' (default: the newest)")
+    command.add_argument("--weights", type=Path, metavar="FILE", help="safetensors file, for a config")
+
+    command = _add(commands, "runs", runs, "the runs here, their state and last metrics")
+    command.add_argument("--json", action="store_true", help="for programs")
+
+    command = _add(commands, "hash", hash_, "SHA-256 of a run's weights and buffers: are two runs the same?")
+    command.add_argument("run", metavar="RUN", help="run folder or name")
+    command.add_argument("--step", help="the checkpoint of this step, or 'best' (default: the newest)")
+    return top
+
+
+def _add_train(commands: Any) -> None:
+    command = _add(commands, "train", train, "train what a config describes")
+    _config_and_overrides(command)
+    command.add_argument("--nproc", type=int, metavar="N", help="workers on this machine (default: one per GPU)")
+    command.add_argument("--backend", choices=("auto", "nccl", "gloo"), help="same as dist.backend=...")
+    command.add_argument("--name", metavar="RUN", help="name below runs/ (default: the config's stem)")
+    command.add_argument("--resume", action="store_true", help="go on with the run, or start it if there is none")
+    command.add_argument("--from", dest="start_from", metavar="RUN[@STEP]", help="start from another run's checkpoint")
+    command.add_argument("--weights-only", action="store_true", help="with --from: take the weights, start at step 0")
+    command.add_argument("--check", action="store_true", help="build all, try one step, evaluation and save, and stop")
+    command.add_argument(
+        "--max-restarts", type=int, default=0, metavar="N", help="restart failed workers up to N times"
+    )
+    command.add_argument("-v", "--verbose", action="count", default=0, help="more on the screen")
+    command.add_argument("-q", "--quiet", action="count", default=0, help="evaluations, warnings and the end only")
+
+
+def _add_data(commands: Any) -> None:
+    data = _add(commands, "data", None, "make and look after shards").add_subparsers(metavar="COMMAND", required=True)
+    from distdl.data.commands import add_arguments  # knows the kinds of source; numpy comes only with the commands
+
+    add_arguments(lambda name, run, text: _add(data, name, run, text))
+
+
+def _config_and_overrides(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file")
+    command.add_argument("overrides", nargs="*", metavar="a.b=c", help="change a key of the config")
+
+
+def _add(commands: Any, name: str, run: Callable[[Arguments], int] | None, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text)
+    if run is not None:
+        command.set_defaults(command=run)
+    return command
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, indent=2))

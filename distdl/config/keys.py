@@ -1,0 +1,102 @@
+"""What the schema knows of a dotted key: which keys there are, and which of them a wrong word stood for."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from distdl.config.schema import Config
+from distdl.config.tree import Path, dotted
+
+# What other frameworks call some of the keys.
+NAMES_ELSEWHERE = {
+    "batch_size": "train.global_batch",
+    "max_epochs": "train.epochs",
+    "max_steps": "train.steps",
+    "gradient_accumulation_steps": "train.micro_batch",
+    "amp": "train.precision",
+    "clip_grad": "train.clip_norm",
+    "val": "data.eval",
+    "test": "data.eval",
+    "num_workers": "data.workers",
+    "architecture": "model.name",
+    "optimizer": "optim.name",
+    "learning_rate": "optim.lr",
+    "wd": "optim.weight_decay",
+    "scheduler": "schedule.name",
+    "warmup": "schedule.warmup_steps",
+}
+
+
+def fields_at(path: Path) -> Mapping[str, FieldInfo]:
+    """The keys that may be written in a section, by name; none if the path ends in a plain value or in free `args`."""
+    fields: Mapping[str, FieldInfo] = Config.model_fields
+    for part in path:
+        if part in fields:
+            section = next(_sections(fields[str(part)].annotation), None)
+            fields = section.model_fields if section else {}
+        # Any other part is a name that the user chose, one of several splits in data.eval: its keys are a split's.
+    return fields
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections(part)
+
+
+def with_required_sections(given: Mapping[str, Any], path: Path = ()) -> dict[str, Any]:
+    """`given` with an empty section for each required one that is missing: the keys it lacks are then told one by one."""
+    complete = dict(given)
+    for name, field in fields_at(path).items():
+        is_section = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        if is_section and field.is_required():
+            complete.setdefault(name, {})
+        if is_section and isinstance(complete.get(name), dict):
+            complete[name] = with_required_sections(complete[name], (*path, name))
+    return complete
+
+
+def nearest(word: str, known: Iterable[str]) -> list[str]:
+    """The one known word that is clearly nearest, or the two that are near alike, or none."""
+    near = difflib.get_close_matches(word, list(known), n=2, cutoff=0.6)
+    if len(near) == 2 and _likeness(word, near[0]) - _likeness(word, near[1]) > 0.1:
+        return near[:1]
+    return near
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
+
+
+def suggestions(path: Path) -> list[str]:
+    """The dotted keys that an unknown one may have meant, at most three.
+
+    Tried in order: a word like it in the same section; the very word in another section; another framework's name for
+    a key; a word like it in another section.
+    """
+    *section, last = path
+    word = str(last)
+    here = nearest(word, fields_at(tuple(section)))
+    if here:
+        return [dotted((*section, name)) for name in here]
+    elsewhere: dict[str, list[str]] = {}
+    for key in _all_keys():
+        elsewhere.setdefault(str(key[-1]), []).append(dotted(key))
+    if word in elsewhere:
+        found = elsewhere[word]
+    elif renamed := nearest(word, NAMES_ELSEWHERE):
+        found = [NAMES_ELSEWHERE[name] for name in renamed]
+    else:
+        found = [key for name in nearest(word, elsewhere) for key in elsewhere[name]]
+    found = list(dict.fromkeys(found))
+    return found if len(found) <= 3 else []
+
+
+def _all_keys(path: Path = ()) -> Iterator[Path]:
+    for name in fields_at(path):
+        yield (*path, name)
+        yield from _all_keys((*path, name))

@@ -1,0 +1,247 @@
+"""Every key of a config: its type, its bounds, its default and what it means, one frozen model per section.
+
+`key(default, text)` declares a key. A key marked `free=True` may change between the two halves of a resumed run; any
+other change would make it another run and is refused. Texts are shown by `distdl config show`.
+"""
+
+import re
+import signal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from distdl import registry
+
+REQUIRED: Any = ...
+
+
+def key(default: Any, text: str, *, free: bool = False, **bounds: Any) -> Any:
+    return Field(default, description=text, json_schema_extra={"free": free}, **bounds)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, strict=False)
+
+
+# --- values with a grammar of their own ---
+
+_PERIOD = re.compile(r"^(\d+(?:\.\d+)?)\s*(steps?|epochs?|s|sec|min|h)$")
+_SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
+
+
+def parse_period(text: int | str) -> tuple[float, Literal["steps", "epochs", "seconds"]]:
+    """200 -> (200, steps); "1 epoch" -> (1, epochs); "30 min" -> (1800, seconds). Raises ValueError otherwise."""
+    if isinstance(text, int) and not isinstance(text, bool):
+        amount, unit = float(text), "steps"
+    else:
+        match = _PERIOD.match(str(text).strip())
+        if not match:
+            raise ValueError(f"'{text}' is not a period: write steps (200), '1 epoch' or '30 min'")
+        amount, unit = float(match[1]), match[2]
+    if amount <= 0:
+        raise ValueError("a period is greater than 0")
+    if unit in _SECONDS:
+        return amount * _SECONDS[unit], "seconds"
+    if unit.startswith("step") and amount != int(amount):
+        raise ValueError(f"'{text}' is not a whole number of steps")
+    return amount, "epochs" if unit.startswith("epoch") else "steps"
+
+
+def _check_period(text: int | str) -> int | str:
+    parse_period(text)
+    return text
+
+
+def _check_signal(name: str) -> str:
+    full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
+    if full not in signal.Signals.__members__ or full in ("SIGKILL", "SIGSTOP", "SIGINT"):
+        raise ValueError(f"'{name}' is not a signal that can ask for a stop (SIGTERM, SIGUSR1, SIGUSR2, ...)")
+    return full
+
+
+def _one_transform(value: Any) -> Any:
+    """`flip` and `{pad: 2}` and `{normalise: {mean: ..., std: ...}}` -> {name: argument or mapping of arguments}."""
+    if isinstance(value, str):
+        value = {value: {}}
+    if not isinstance(value, dict) or len(value) != 1:
+        raise ValueError("a transform is a name or a mapping with one name, such as flip or {pad: 2}")
+    registry.check_name(str(next(iter(value))), registry.TRANSFORMS, "transform")
+    return value
+
+
+def _name_in(table: dict[str, str], kind: str) -> AfterValidator:
+    return AfterValidator(lambda name: registry.check_name(name, table, kind))
+
+
+Period = Annotated[int | str, AfterValidator(_check_period)]
+SignalName = Annotated[str, AfterValidator(_check_signal)]
+Transform = Annotated[dict[str, Any], BeforeValidator(_one_transform)]
+
+
+# --- sections ---
+
+
+class ModelConfig(Section):
+    name: Annotated[str, _name_in(registry.MODELS, "model")] = key(
+        REQUIRED, "network: a name from `distdl zoo`, or package.module:attribute"
+    )
+    args: dict[str, Any] = key({}, "arguments of the network's function, such as classes")
+
+
+class TaskConfig(Section):
+    name: Annotated[str, _name_in(registry.TASKS, "task")] = key("classify", "what a batch, a loss and a metric are")
+    label_smoothing: float = key(0.0, "share of each target spread over all classes", ge=0, lt=1)
+    args: dict[str, Any] = key({}, "further arguments of the task")
+
+
+class SplitConfig(Section):
+    shards: str = key(REQUIRED, "folder of WebDataset tars, or one tar")
+    transforms: list[Transform] = key(
+        [], "applied in order: resize, center_crop, random_crop, flip, pad, normalise, ..."
+    )
+    image: str | None = key(None, "component that holds the image (default: the first known image extension)")
+    label: str = key("cls", "component that holds the label, an integer as text")
+    index: str | None = key(None, "folder for the index files where the shards' own folder is read-only", free=True)
+
+
+def _split_or_several(value: Any) -> str:
+    """One split is written directly, several as a mapping name -> split."""
+    if isinstance(value, SplitConfig):
+        return "<one>"
+    if isinstance(value, dict) and value and all(isinstance(v, dict | SplitConfig) for v in value.values()):
+        return "<several>"
+    return "<one>"
+
+
+class DataConfig(Section):
+    train: SplitConfig = key(REQUIRED, "what is trained on")
+    eval: (
+        Annotated[
+            Annotated[SplitConfig, Tag("<one>")] | Annotated[dict[str, SplitConfig], Tag("<several>")],
+            Discriminator(_split_or_several),
+        ]
+        | None
+    ) = key(None, "what is evaluated on: one split, or several by name; none switches evaluation off")
+    tail: Literal["carry", "drop"] = key(
+        "carry", "what follows an epoch's last full batch: carry runs on into the next epoch, drop leaves it out"
+    )
+    lanes: int | None = key(
+        None, "places of the corpus read side by side; shapes the shuffle (default min(128, N))", ge=1
+    )
+    window: int = key(1000, "samples shuffled together within a lane", ge=1)
+    workers: int | None = key(
+        None, "decoding threads per process (default: the process's share of the cores)", ge=1, free=True
+    )
+    prefetch: int = key(4, "batches made ahead of the step", ge=1, free=True)
+    bad_sample: Literal["raise", "mask", "substitute"] = key(
+        "mask", "a sample that can't be decoded: stop; count it with weight 0; or take the lane's next one"
+    )
+    bad_sample_limit: int = key(100, "stop once more samples than this were bad, over all workers", ge=0, free=True)
+
+    @property
+    def eval_sets(self) -> dict[str, SplitConfig]:
+        """The evaluation splits by name; a single one is called "eval"."""
+        if self.eval is None:
+            return {}
+        return {"eval": self.eval} if isinstance(self.eval, SplitConfig) else dict(self.eval)
+
+
+class TrainConfig(Section):
+    global_batch: int = key(REQUIRED, "samples per optimiser step, over all workers", ge=1)
+    epochs: float | None = key(None, "length of the run in passes over the data (or give steps)", gt=0, free=True)
+    steps: int | None = key(None, "length of the run in optimiser steps (or give epochs)", ge=1, free=True)
+    micro_batch: int | Literal["auto"] | None = key(
+        None, "rows per forward on each worker: bounds memory; auto finds the largest that fits (default: all its rows)"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = key("fp32", "arithmetic of forward and backward; weights stay fp32")
+    seed: int = key(0, "of the weights, the sample order and the augmentation", ge=0)
+    log_every: Period = key(20, "how often a line of metrics is written", free=True)
+    eval_every: Period | None = key("1 epoch", "how often the model is evaluated (it is at the end as well)", free=True)
+    eval_batch: int = key(
+        250, "rows per forward in evaluation; part of the result's bits, so not tied to the workers", ge=1
+    )
+    clip_norm: float | None = key(None, "largest norm of the whole gradient", gt=0)
+    clip_value: float | None = key(None, "largest absolute value of a gradient's element", gt=0)
+    ema: float | None = key(
+        None, "decay of the averaged weights that are evaluated instead of the trained ones", gt=0, lt=1
+    )
+    channels_last: bool = key(False, "keep images and convolution weights in NHWC memory order")
+    compile: bool = key(False, "compile the network, block by block")
+    deterministic: bool = key(True, "deterministic kernels: a resumed run ends with the same bits")
+    device: Literal["auto", "cpu", "cuda"] = key("auto", "where to compute (auto: the accelerator if there is one)")
+    threads: int | None = key(
+        None, "CPU threads per worker in operators (default: its share of the cores)", ge=1, free=True
+    )
+    stop_signals: list[SignalName] = key(
+        ["SIGTERM", "SIGUSR1"], "signals that mean: save, stop, exit with 75", free=True
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainConfig":
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give the length of the run either in epochs or in steps")
+        if isinstance(self.micro_batch, int) and self.micro_batch < 1:
+            raise ValueError("micro_batch is at least 1")
+        return self
+
+
+class OptimConfig(Section):
+    name: Annotated[str, _name_in(registry.OPTIMISERS, "optimiser")] = key(
+        "sgd", "optimiser, or package.module:attribute"
+    )
+    lr: float = key(REQUIRED, "learning rate at the schedule's peak", gt=0)
+    momentum: float = key(0.9, "of sgd", ge=0, lt=1)
+    nesterov: bool = key(False, "look-ahead form of sgd's momentum")
+    betas: tuple[float, float] = key((0.9, 0.999), "decay of the first and second moment of adam and adamw")
+    eps: float = key(1e-8, "added to the denominator of adam and adamw", gt=0)
+    weight_decay: float = key(0.0, "L2 for sgd and adam, decoupled for adamw", ge=0)
+    decay_norm_and_bias: bool = key(False, "apply weight decay to normalisation weights and biases as well")
+    args: dict[str, Any] = key({}, "further arguments of the optimiser")
+
+
+class ScheduleConfig(Section):
+    name: Annotated[str, _name_in(registry.SCHEDULES, "schedule")] = key("constant", "learning rate over the run")
+    warmup_steps: int = key(0, "steps over which the rate rises linearly from 0", ge=0)
+    args: dict[str, Any] = key({}, "of the schedule: cosine and linear take final; step takes epochs and gamma")
+
+
+class DistConfig(Section):
+    backend: Literal["auto", "nccl", "gloo"] = key(
+        "auto", "communication library (auto: nccl on GPUs, else gloo)", free=True
+    )
+    engine: Annotated[str, _name_in(registry.ENGINES, "engine")] = key(
+        "exchange", "who sums the gradients: exchange (own buckets) or ddp (torch's)"
+    )
+    reduction: Literal["fast"] = key("fast", "order of the sums: fast is the library's own")
+    bucket_mib: float = key(25.0, "size of a gradient bucket", gt=0)
+
+
+class CheckpointConfig(Section):
+    every: Period = key("1 epoch", "how often the whole state is saved (it is at the end as well)", free=True)
+    keep: int = key(3, "newest checkpoints kept, besides the best one", ge=1, free=True)
+    best: str | None = key(
+        None, "metric of the evaluation whose best checkpoint is kept, such as top1 or loss", free=True
+    )
+
+
+class WandbConfig(Section):
+    mode: Literal["disabled", "offline", "online"] = key("disabled", "whether and where to send metrics", free=True)
+    project: str = key("distdl", "wandb project", free=True)
+    entity: str | None = key(None, "wandb team or user", free=True)
+
+
+class TrackConfig(Section):
+    tensorboard: bool = key(False, "write TensorBoard files into the run folder as well", free=True)
+    wandb: WandbConfig = key(WandbConfig(), "Weights & Biases", free=True)
+
+
+class Config(Section):
+    model: ModelConfig = key(REQUIRED, "the network")
+    task: TaskConfig = key(TaskConfig(), "what is learned")
+    data: DataConfig = key(REQUIRED, "what it is learned from")
+    train: TrainConfig = key(REQUIRED, "how long, in what portions, at what precision")
+    optim: OptimConfig = key(REQUIRED, "how the weights are updated")
+    schedule: ScheduleConfig = key(ScheduleConfig(), "how the learning rate moves")
+    dist: DistConfig = key(DistConfig(), "how workers exchange gradients")
+    checkpoint: CheckpointConfig = key(CheckpointConfig(), "what is kept")
+    track: TrackConfig = key(TrackConfig(), "where metrics go besides metrics.jsonl")

@@ -1,0 +1,47 @@
+"""When something is due: every n steps, epochs or seconds. All workers find the same answer at the same step."""
+
+import time
+from collections.abc import Mapping
+
+from distdl.config.schema import parse_period
+
+
+class Due:
+    """One recurring event. Steps and epochs are functions of the state; seconds are rank 0's clock, told by a vote."""
+
+    def __init__(self, period: int | str | None, epoch_length: int) -> None:
+        self._amount, self._unit = parse_period(period) if period is not None else (0.0, "never")
+        self._epoch_length = epoch_length
+        self._since = time.monotonic()
+
+    def clock_says_so(self) -> bool:
+        """Whether a period of seconds has passed on this process's clock: what rank 0 votes."""
+        return self._unit == "seconds" and time.monotonic() - self._since >= self._amount
+
+    def now(self, step: int, position: int, n_samples: int, votes: int) -> bool:
+        """Asked after `step` updates, the last of `n_samples`, at `position`; `votes`: the sum for this event."""
+        if self._unit == "steps":
+            return step % int(self._amount) == 0
+        if self._unit == "epochs":
+            length = self._amount * self._epoch_length
+            return position // length > (position - n_samples) // length
+        if self._unit == "seconds" and votes:
+            self._since = time.monotonic()
+            return True
+        return False
+
+
+class Schedule:
+    """The recurring events of a run by name: which are due now."""
+
+    def __init__(self, periods: Mapping[str, int | str | None], epoch_length: int, end: int) -> None:
+        self._end = end
+        self._events = {name: Due(period, epoch_length) for name, period in periods.items()}
+
+    def votes(self, is_rank0: bool) -> dict[str, int]:
+        return {name: int(is_rank0 and event.clock_says_so()) for name, event in self._events.items()}
+
+    def now(self, step: int, position: int, n_samples: int, votes: Mapping[str, int]) -> set[str]:
+        """Names of the events that are due; all of them at the end of the run."""
+        due = {name for name, event in self._events.items() if event.now(step, position, n_samples, votes[name])}
+        return set(self._events) if position >= self._end else due

@@ -1,0 +1,172 @@
+"""Engines: how the loss of micro-batches becomes an update of the weights, over all workers.
+
+A step calls `begin`, then `backward` for each micro-batch, then `step`. Losses come in as sums over rows divided by the
+global batch, so the sum of the gradients over micro-batches and workers is the gradient of the mean; where rows were
+masked it is corrected by global_batch / valid rows, which makes unequal shares exact.
+"""
+
+import contextlib
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from distdl import registry
+from distdl.comm import collectives
+from distdl.comm.exchange import Exchange
+from distdl.config.schema import Config
+from distdl.train import optim
+
+
+class Engine(Protocol):
+    model: nn.Module  # what holds the weights, whose state is saved
+    forward: nn.Module  # what a micro-batch is put through
+    optimiser: torch.optim.Optimizer
+    update: "Update"
+
+    def begin(self) -> None:
+        """Clears the gradients."""
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Adds a micro-batch's gradients; `last` marks the step's last one."""
+
+    def step(self, lr: float, n_valid: int) -> None:
+        """Exchanges the gradients and updates the weights. `n_valid`: this worker's rows that counted."""
+
+
+def build(config: Config, model: nn.Module) -> Engine:
+    return registry.resolve(config.dist.engine, registry.ENGINES, "engine")(config, model)
+
+
+class ExchangeEngine:
+    """Our own exchange: fixed buckets, no wrapper round the model."""
+
+    def __init__(self, config: Config, model: nn.Module) -> None:
+        self.model = self.forward = model
+        self.optimiser = optim.build(config.optim, model)
+        self.update = Update(config, model, self.optimiser)
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        alone = collectives.world_size() == 1
+        self._exchange = None if alone else Exchange(trainable, config.dist.bucket_mib)
+        self._buffers = None if alone else Buffers(model)
+
+    def begin(self) -> None:
+        if self._exchange:
+            self._exchange.attach()
+        else:
+            self.optimiser.zero_grad(set_to_none=True)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        self.update.scale(loss).backward()
+
+    def step(self, lr: float, n_valid: int) -> None:
+        if self._exchange is None or self._buffers is None:
+            self.update(lr, n_valid)
+            return
+        self._buffers.start()
+        count = self._exchange.all_reduce(n_valid)
+        self.update(lr, count)
+        self._buffers.finish()
+
+
+class DDPEngine:
+    """torch's DistributedDataParallel, as the reference."""
+
+    def __init__(self, config: Config, model: nn.Module) -> None:
+        self.model = self.forward = model
+        self._world_size = collectives.world_size()
+        self._ddp: DistributedDataParallel | None = None
+        if self._world_size > 1:
+            self._ddp = DistributedDataParallel(
+                model,
+                broadcast_buffers=False,  # ours are averaged once a step
+                bucket_cap_mb=config.dist.bucket_mib,
+                find_unused_parameters=True,
+                gradient_as_bucket_view=True,
+            )
+            self.forward = self._ddp
+        self.optimiser = optim.build(config.optim, model)
+        self.update = Update(config, model, self.optimiser)
+        self._buffers = Buffers(model)
+
+    def begin(self) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        with contextlib.nullcontext() if last or self._ddp is None else self._ddp.no_sync():
+            self.update.scale(loss * self._world_size).backward()  # DDP divides by the number of workers
+
+    def step(self, lr: float, n_valid: int) -> None:
+        self._buffers.start()
+        count = collectives.sum_(torch.tensor(float(n_valid)))
+        self.update(lr, float(count))
+        self._buffers.finish()
+
+
+class Update:
+    """What every engine does once the gradients are summed: mean over the valid rows, unscale, clip, optimiser step."""
+
+    def __init__(self, config: Config, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        self._optimiser = optimiser
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._global_batch = config.train.global_batch
+        self._clip_norm, self._clip_value = config.train.clip_norm, config.train.clip_value
+        device = self._parameters[0].device.type
+        self.scaler = torch.amp.GradScaler(device) if config.train.precision == "fp16" else None
+
+    def scale(self, loss: Tensor) -> Tensor:
+        return self.scaler.scale(loss) if self.scaler else loss
+
+    @torch.no_grad()
+    def __call__(self, lr: float, count: Tensor | float) -> None:
+        """`count`: valid rows over all workers, a number or a tensor of shape () on the device."""
+        if self.scaler:
+            self.scaler.unscale_(self._optimiser)
+        self._correct_for_masked_rows(count)
+        if self._clip_value:
+            nn.utils.clip_grad_value_(self._parameters, self._clip_value)
+        if self._clip_norm:
+            nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        optim.set_lr(self._optimiser, lr)
+        if self.scaler:
+            self.scaler.step(self._optimiser)
+            self.scaler.update()
+        else:
+            self._optimiser.step()
+
+    def _correct_for_masked_rows(self, count: Tensor | float) -> None:
+        if isinstance(count, Tensor) and count.device.type != "cpu":
+            factor: Any = self._global_batch / count.clamp(min=1)  # stays on the device: no wait in the step
+        elif float(count) == self._global_batch:
+            return
+        else:
+            factor = self._global_batch / max(1.0, float(count))
+        torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], factor)
+
+
+class Buffers:
+    """Averages the model's floating-point buffers (BatchNorm's running statistics) over the workers, once a step.
+
+    The replicas so stay equal at every step, and evaluating or saving never has to touch the training state.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._buffers = [b for b in model.buffers() if b.is_floating_point()]
+        self._pending = collectives.Pending(None)
+        self._flat: Tensor | None = None
+
+    @torch.no_grad()
+    def start(self) -> None:
+        if self._buffers and collectives.world_size() > 1:
+            self._flat = torch.cat([b.reshape(-1) for b in self._buffers])
+            self._pending = collectives.start_sum(self._flat)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        if self._flat is None:
+            return
+        self._pending.wait()
+        parts = self._flat.div_(collectives.world_size()).split([b.numel() for b in self._buffers])
+        torch._foreach_copy_(self._buffers, [p.view_as(b) for p, b in zip(parts, self._buffers)])
+        self._flat = None

@@ -1,0 +1,155 @@
+"""The training loop. `fit` reads in one screen and calls everything by name; what it calls stands below it."""
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+
+from distdl.checkpoint.save import Checkpoints
+from distdl.comm.vote import Vote
+from distdl.data.order import sequential_rows
+from distdl.errors import UserError
+from distdl.track import NullTracker, Tracker
+from distdl.train import step as steps
+from distdl.train.due import Schedule
+from distdl.train.evaluate import Interrupted, evaluate
+from distdl.train.meter import Meter
+from distdl.train.setup import Run
+from distdl.train.signals import Stop, StopRequests, agreed_stop
+from distdl.train.state import capture
+
+Track = Tracker | NullTracker
+Outcome = Literal["done", "preempted", "interrupted"]
+
+
+def fit(run: Run, track: Track, checkpoints: Checkpoints, stops: StopRequests) -> Outcome:
+    """Trains to the end of the run, or to a stop that all workers agree on. The state is saved when it returns."""
+    config, state, clock = run.config, run.state, Clock(run.state.time_s)
+    meter = Meter(run.device)
+    periods = {"log": config.train.log_every, "eval": config.train.eval_every, "save": config.checkpoint.every}
+    schedule = Schedule(periods, run.plan.epoch_length, run.end)
+    vote = Vote("preempted", "interrupted", "bad", *periods)
+
+    stop = evaluate_all(run, track, clock, stops) if state.eval_pending else None
+    if state.position >= run.end and stop is None:  # only that evaluation was missing
+        save(run, checkpoints, clock, wait=True)
+        return "done"
+    for batch in run.host_batches() if stop is None else ():  # resumes inside an epoch
+        loss_and_count = steps.train_step(run, batch)  # forward, backward, exchange, update
+        n_samples = min(config.train.global_batch, run.end - state.position)
+        state.advance(n_samples)
+        meter.add(loss_and_count, samples=n_samples, wait_s=batch.wait_s)
+        track.progress(state.step)
+
+        # A vote cast in step t is read at the end of t + 1: no wait. Before a save this step's own is waited for.
+        votes = vote.cast(bad=batch.n_bad, **stops.votes(), **schedule.votes(run.world.rank == 0))
+        due = schedule.now(state.step, state.position, n_samples, votes)
+        if "save" in due:
+            votes = Counter(votes) + Counter(vote.drain())
+        count_bad_samples(run, track, votes["bad"])
+        stop = agreed_stop(votes)
+
+        if "log" in due:
+            row = meter.reduce()  # the only host sync
+            track.log({"kind": "train", **place(run, clock), **row, "lr": run.lr(state.step - 1, run.total_steps)})
+        with meter.paused():
+            if "eval" in due:
+                state.eval_pending = stop is not None  # a stop comes first; the evaluation is made up for on resume
+                stop = stop or evaluate_all(run, track, clock, stops)
+            if "save" in due or stop or is_best(run):
+                save(run, checkpoints, clock, wait=stop is not None or state.position >= run.end)
+        if stop:
+            break
+    return "done" if state.position >= run.end and not state.eval_pending else stop or "done"
+
+
+def check(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> Outcome:
+    """The largest batch, one evaluation batch of every set and one save: what a run would stumble over later."""
+    rows = run.plan.step_rows(0, run.end).part(run.world.rank, run.world.world_size)
+    for batch in run.train_loader.stream([rows]):
+        steps.train_step(run, batch)
+    run.state.advance(min(run.config.train.global_batch, run.end))
+    for loader in run.eval_loaders.values():
+        for batch in loader.stream([sequential_rows(loader.dataset.n_samples, 0, run.config.train.eval_batch)]):
+            with torch.inference_mode():
+                steps.forward(run.engine.model, batch.tensors, loader, run.device, run.config.train)
+    save(run, checkpoints, Clock(0.0), wait=True)
+    say("check passed: one step, one evaluation batch of each set, one save")
+    return "done"
+
+
+def evaluate_all(run: Run, track: Track, clock: "Clock", stops: StopRequests) -> Stop | None:
+    """Evaluates on every set, with the averaged weights if there are any. A stop leaves it pending and is returned."""
+    state, best = run.state, run.config.checkpoint.best
+    for name, loader in run.eval_loaders.items():
+        began = time.perf_counter()
+        try:
+            with run.ema.in_place_of_weights() if run.ema else contextlib.nullcontext():
+                result = evaluate(run.engine.model, run.task, loader, run.device, run.config.train, stops)
+        except Interrupted as interrupted:
+            state.eval_pending = True
+            return interrupted.stop
+        seconds = time.perf_counter() - began
+        track.log({"kind": "eval", **place(run, clock), "set": name, **result, "eval_s": seconds})
+        if best and name == next(iter(run.eval_loaders)) and is_better(run, result[best]):
+            state.best = {"metric": best, "value": result[best], "step": state.step}
+    state.eval_pending = False
+    return None
+
+
+def is_better(run: Run, value: float) -> bool:
+    if run.state.best is None:
+        return True
+    lower = run.state.best["metric"] in run.task.lower_is_better
+    return value < run.state.best["value"] if lower else value > run.state.best["value"]
+
+
+def is_best(run: Run) -> bool:
+    return run.state.best is not None and run.state.best["step"] == run.state.step
+
+
+def save(run: Run, checkpoints: Checkpoints, clock: "Clock", *, wait: bool) -> None:
+    run.state.time_s = clock.now()
+    best_step = run.state.best["step"] if run.state.best else None
+    checkpoints.save(
+        lambda: capture(run.state, run.engine, run.ema, run.description),
+        run.state.step,
+        best_step=best_step,
+        wait=wait,
+    )
+
+
+def count_bad_samples(run: Run, track: Track, n_bad: int) -> None:
+    """Raises UserError on all workers at once when there were too many."""
+    if not n_bad:
+        return
+    run.state.n_bad += n_bad
+    limit = run.config.data.bad_sample_limit
+    if run.state.n_bad > limit:
+        raise UserError(
+            f"{run.state.n_bad} samples could not be used, more than data.bad_sample_limit allows ({limit})",
+            where=f"data.train.shards: {run.config.data.train.shards}",
+            fix="`distdl data verify` lists them. Repair or repack the shards, or raise the limit.",
+        )
+    track.warn_once(
+        "bad samples", f"a sample could not be used ({run.config.data.bad_sample}); `distdl data verify` names it"
+    )
+
+
+def place(run: Run, clock: "Clock") -> Mapping[str, Any]:
+    """Where in the run a row of metrics stands."""
+    state = run.state
+    return {"step": state.step, "epoch": run.epoch, "samples": state.position, "time_s": round(clock.now(), 3)}
+
+
+class Clock:
+    """Seconds of training since the start of the run, over restarts."""
+
+    def __init__(self, seconds_before: float) -> None:
+        self._began = time.monotonic() - seconds_before
+
+    def now(self) -> float:
+        return time.monotonic() - self._began

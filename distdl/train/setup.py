@@ -1,0 +1,233 @@
+"""From a config to everything a run needs, built in the order in which mistakes are cheapest to find."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from distdl import models, registry
+from distdl.comm import collectives
+from distdl.comm.world import WorldInfo
+from distdl.config.schema import Config, SplitConfig, TrainConfig
+from distdl.data.dataset import Dataset
+from distdl.data.engine import HostBatch, Loader
+from distdl.data.order import PLAN_VERSION, Plan
+from distdl.errors import UserError, did_you_mean
+from distdl.train import engines, schedule
+from distdl.train.ema import Ema
+from distdl.train.engines import Engine
+from distdl.train.state import TrainState
+
+
+@dataclass(slots=True)
+class Run:
+    """All parts of a run. Functions take from it what they need by name."""
+
+    config: Config
+    world: WorldInfo
+    device: torch.device
+    task: Any
+    engine: Engine
+    ema: Ema | None
+    plan: Plan
+    lr: Callable[[int, int], float]
+    train_loader: Loader
+    eval_loaders: dict[str, Loader]
+    state: TrainState
+    end: int  # position where the run ends
+    description: dict[str, Any]  # goes into every checkpoint: what a resumed run is checked against
+
+    @property
+    def total_steps(self) -> int:
+        """Steps done and to do. The same at every step of a run, also after one that was extended."""
+        left = max(0, self.end - self.state.position)
+        return self.state.step + -(-left // self.config.train.global_batch)
+
+    @property
+    def epoch(self) -> float:
+        return self.state.position / self.plan.epoch_length
+
+    def host_batches(self) -> Iterator[HostBatch]:
+        """This worker's share of every batch from the state's position to the end."""
+        rank, world_size = self.world.rank, self.world.world_size
+        step = self.config.train.global_batch
+        positions = range(self.state.position, self.end, step)
+        return self.train_loader.stream(self.plan.step_rows(p, self.end).part(rank, world_size) for p in positions)
+
+    def close(self) -> None:
+        for loader in (self.train_loader, *self.eval_loaders.values()):
+            loader.close()
+
+
+def build(config: Config, world: WorldInfo, device: torch.device, state: TrainState) -> Run:
+    """Raises UserError for anything in the config that cannot work with this data and these workers."""
+    if config.train.global_batch < world.world_size:
+        raise UserError(
+            f"a global batch of {config.train.global_batch} can't be shared by {world.world_size} workers",
+            where="train.global_batch",
+            fix="Use a larger batch or fewer workers.",
+        )
+    task = build_task(config)
+    model = build_model(config, device)
+    engine = engines.build(config, model)
+
+    dataset = _open(config.data.train, "data.train")
+    plan = Plan(
+        dataset.sizes,
+        seed=config.train.seed,
+        global_batch=config.train.global_batch,
+        lanes=config.data.lanes,
+        window=config.data.window,
+        tail=config.data.tail,
+    )
+    end = plan.end_position(epochs=config.train.epochs, steps=config.train.steps)
+    if end == 0:
+        raise UserError(
+            f"{config.train.epochs} epochs of {plan.n_samples} samples are not one step", where="train.epochs"
+        )
+    best = config.checkpoint.best
+    if best and best not in ("loss", *task.metric_names):
+        known = ("loss", *task.metric_names)
+        raise UserError(
+            f"this task has no metric '{best}'{did_you_mean(best, known)}",
+            where="checkpoint.best",
+            fix=f"It has: {', '.join(known)}.",
+        )
+    make = LoaderFactory(config, world, device, model)
+    return Run(
+        config=config,
+        world=world,
+        device=device,
+        task=task,
+        engine=engine,
+        ema=Ema(model, config.train.ema) if config.train.ema else None,
+        plan=plan,
+        lr=schedule.build(config.schedule, config.optim.lr, plan.epoch_length / config.train.global_batch),
+        train_loader=make(config.data.train, "data.train", dataset, plan),
+        eval_loaders=build_eval_loaders(make),
+        state=state,
+        end=end,
+        description={
+            "config": config.model_dump(mode="json"),
+            "data": {"identity": dataset.identity, "plan": PLAN_VERSION, "lanes": plan.lanes},
+            "world_size": world.world_size,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+    )
+
+
+def build_task(config: Config) -> Any:
+    function = registry.resolve(config.task.name, registry.TASKS, "task")
+    kind = f"task '{config.task.name}'"
+    return registry.call_with_args(function, config.task.args, kind, label_smoothing=config.task.label_smoothing)
+
+
+def build_model(config: Config, device: torch.device) -> nn.Module:
+    """With the same initial weights on every worker."""
+    torch.manual_seed(config.train.seed)
+    model = models.build(config.model.name, config.model.args)
+    model.to(device)
+    if config.train.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
+    if config.train.compile:
+        compile_blocks(model)
+    return model
+
+
+def build_eval_loaders(make: "LoaderFactory") -> dict[str, Loader]:
+    """A loader for each evaluation split."""
+    loaders = {}
+    for name, split in make.config.data.eval_sets.items():
+        where = "data.eval" if name == "eval" else f"data.eval.{name}"
+        loaders[name] = make(split, where, _open(split, where), None)
+    return loaders
+
+
+def pick_device(config: TrainConfig, world: WorldInfo) -> torch.device:
+    """The worker's device, made current. Raises UserError if there are fewer than workers on this host."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if config.device == "cpu" or (config.device == "auto" and accelerator is None):
+        return torch.device("cpu")
+    if accelerator is None:
+        raise UserError(
+            "no CUDA device is usable here",
+            where="train.device: cuda",
+            fix="Is this PyTorch a CUDA build, and does nvidia-smi list a GPU? Or use train.device: auto.",
+        )
+    if world.local_rank >= torch.accelerator.device_count():
+        raise UserError(
+            f"worker {world.local_rank} has no device: this host has {torch.accelerator.device_count()}",
+            where=world.host,
+            fix="Start as many workers as there are devices, or use train.device=cpu.",
+        )
+    torch.accelerator.set_device_index(world.local_rank)
+    return torch.device(accelerator.type, world.local_rank)
+
+
+def set_threads_and_kernels(config: TrainConfig, world: WorldInfo) -> int:
+    """Pins what the bits of a run depend on besides its seed; returns the number of operator threads."""
+    threads = config.threads or share_of_cores(world)
+    torch.set_num_threads(threads)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = not config.deterministic
+    return threads
+
+
+def share_of_cores(world: WorldInfo) -> int:
+    return max(1, len(os.sched_getaffinity(0)) // world.local_world_size)
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compiles block by block: gradients become ready one block after another, so that their exchange can overlap."""
+    names = models.blocks(model)
+    for block in [model.get_submodule(name) for name in names] or [model]:
+        block.compile()
+
+
+def count_classes(model: nn.Module, config: Config) -> int | None:
+    """The number of outputs, from the last linear layer or model.args.classes; it bounds the labels."""
+    if isinstance(config.model.args.get("classes"), int):
+        return config.model.args["classes"]
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return linear[-1].out_features if linear else None
+
+
+def _open(split: SplitConfig, where: str) -> Dataset:
+    """Rank 0 first: it writes the missing index files that the others then find."""
+    try:
+        return collectives.rank0_first(lambda: Dataset.open(split.shards, index_folder=split.index))
+    except UserError as error:
+        raise UserError(error.what, where=f"{where}.shards: {error.where or split.shards}", fix=error.fix) from None
+
+
+class LoaderFactory:
+    """Makes the loaders of one worker, for data that a model of so many classes can take."""
+
+    def __init__(self, config: Config, world: WorldInfo, device: torch.device, model: nn.Module) -> None:
+        self.config, self._n_classes = config, count_classes(model, config)
+        self._workers = config.data.workers or share_of_cores(world)
+        self._pin = device.type == "cuda"
+
+    def __call__(self, split: SplitConfig, where: str, dataset: Dataset, plan: Plan | None) -> Loader:
+        data = self.config.data
+        # A stand-in would count a sample twice in an evaluation: there, substitute means mask.
+        policy = "mask" if plan is None and data.bad_sample == "substitute" else data.bad_sample
+        return Loader(
+            split,
+            where=where,
+            n_classes=self._n_classes,
+            seed=self.config.train.seed if plan else None,
+            workers=self._workers,
+            prefetch=data.prefetch,
+            bad_sample=policy,
+            substitute=plan.next_in_lane if plan else None,
+            pin_memory=self._pin,
+            dataset=dataset,
+        )

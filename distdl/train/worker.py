@@ -1,0 +1,258 @@
+"""One worker's life: join the others, build, restore, train, and leave with the right exit code."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from distdl.checkpoint import load as checkpoint_load
+from distdl.checkpoint import save as checkpoint_save
+from distdl.checkpoint.load import Checkpoint
+from distdl.checkpoint.save import Checkpoints
+from distdl.comm import collectives
+from distdl.comm.world import WorldInfo
+from distdl.config.schema import Config
+from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
+from distdl.launch import worker as launched
+from distdl.run import failures, lease
+from distdl.run.environment import write_environment
+from distdl.run.folder import RunFolder, find, write_json
+from distdl.run.open import OpenRun, open_run
+from distdl.track import NullTracker, Tracker, jsonl
+from distdl.track.console import closing_summary
+from distdl.train import loop, micro_batch, setup
+from distdl.train.setup import Run
+from distdl.train.signals import StopRequests
+from distdl.train.state import TrainState, restore
+
+_EXIT_CODES = {"done": EXIT_DONE, "preempted": EXIT_PREEMPTED, "interrupted": EXIT_INTERRUPTED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What the command line says about this start, as against the run."""
+
+    path: Path  # of the run folder
+    resume: bool
+    opened: RunFolder | None  # by the supervisor or by this process; None: rank 0 opens it (torchrun)
+    fence: int | None
+    verbosity: int = 0
+    screen: Literal["tty", "plain"] = "plain"
+    start_from: str | None = None  # RUN or RUN@step
+    weights_only: bool = False
+    check: bool = False
+
+
+def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
+    """Trains as one of the workers; returns the exit code. A failure is recorded in the run folder."""
+    state = TrainState()
+    folder = launch.opened
+    held: OpenRun | None = None  # keeps the lease until this function ends
+    try:
+        stops = StopRequests(config.train.stop_signals, announce=not launched.is_supervised())
+        device = setup.pick_device(config.train, world)
+        setup.set_threads_and_kernels(config.train, world)
+        collectives.join(world, config.dist.backend, device)
+        fence = launch.fence
+        if folder is None:
+            held, fence = _open_on_rank0(config, launch)
+            folder = RunFolder(launch.path)
+        outcome = _train(config, folder, launch, fence, world, device, stops, state)
+        collectives.barrier()  # nobody leaves while rank 0 still writes
+        collectives.leave()
+        return _EXIT_CODES[outcome]
+    except BaseException as error:
+        code = _report(error, folder, world, state)
+        if world.world_size > 1:
+            sys.stdout.flush()
+            os._exit(code)  # without waiting for the others, who may be stuck in a collective with us
+        return code
+    finally:
+        if held:
+            held.lease.close()
+
+
+def _report(error: BaseException, folder: RunFolder | None, world: WorldInfo, state: TrainState) -> int:
+    if folder:
+        failures.write(folder, world.rank, state.step, error, launched.attempt())
+    by_user = isinstance(error, UserError)
+    if not launched.is_supervised() or world.rank != 0:  # rank 0's output is on the screen, where the supervisor has
+        print(f"error: {error}" if by_user else traceback.format_exc(), file=sys.stderr, flush=True)  # the last word
+    return EXIT_USER_ERROR if by_user else EXIT_BUG
+
+
+def _open_on_rank0(config: Config, launch: Launch) -> tuple[OpenRun | None, int]:
+    held: OpenRun | None = None
+
+    def open_and_hold() -> int:
+        nonlocal held
+        held = open_run(launch.path, config, resume=launch.resume)
+        return held.lease.fence
+
+    fence = collectives.on_rank0(open_and_hold)
+    return held, fence
+
+
+def _train(
+    config: Config,
+    folder: RunFolder,
+    launch: Launch,
+    fence: int | None,
+    world: WorldInfo,
+    device: torch.device,
+    stops: StopRequests,
+    state: TrainState,
+) -> loop.Outcome:
+    began = time.monotonic()
+    run = setup.build(config, world, device, state)
+    say = _printer(world.rank == 0 and launch.verbosity >= 0)
+    resumed = _restore(run, folder, launch, say)
+    if state.position >= run.end and resumed and not state.eval_pending:
+        say(f"this run is finished (step {state.step}, epoch {run.epoch:g}); raise its length to go on")
+        return "done"
+    micro_batch.settle(run)
+    _describe(run, folder, say)
+    checkpoints = Checkpoints(
+        folder,
+        keep=config.checkpoint.keep,
+        warn=lambda message: track.warn_once("checkpoint", message),
+        still_ours=lambda: fence is None or lease.still_ours(folder, fence),
+    )
+    if launch.check:
+        return loop.check(run, checkpoints, say)
+    if world.rank == 0:  # rank 0 only
+        folder.final.unlink(missing_ok=True)
+    track = _open_tracker(run, folder, launch, resume_step=state.step if resumed else None)
+    if resumed:
+        track.log({"kind": "event", **loop.place(run, loop.Clock(state.time_s)), "event": "resumed", "message": ""})
+    outcome = "failed"
+    try:
+        outcome = loop.fit(run, track, checkpoints, stops)
+        if world.rank == 0:  # rank 0 only
+            _write_final(run, folder, outcome, time.monotonic() - began)
+        return outcome
+    finally:
+        checkpoints.close()
+        track.close(outcome, _summary(run, folder, outcome) if outcome != "failed" else ())
+        run.close()
+
+
+def _restore(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], None]) -> bool:
+    """Puts the newest whole checkpoint of this run in place, or else the one that --from names."""
+    own = collectives.on_rank0(lambda: bool(checkpoint_load.committed(folder)))
+    weights_only = launch.weights_only and not own
+
+    def find_checkpoint() -> Checkpoint | None:
+        checkpoint_save.sweep(folder)
+        found = checkpoint_load.newest(folder, warn=lambda message: say(f"warning: {message}"))
+        if found is not None:
+            for name in checkpoint_save.set_aside(folder, found.step):
+                say(f"warning: kept for inspection as {folder.checkpoints / name}")
+        elif launch.start_from:
+            name, _, step = launch.start_from.partition("@")
+            found = checkpoint_load.at_step(find(name), step or None)
+        return found
+
+    context = restore(find_checkpoint, run.state, run.engine, run.ema, weights_only=weights_only)
+    if context is None:
+        return False
+    if weights_only:
+        say(f"started from the weights of {launch.start_from}")
+        return False
+    _check_same_data(run, context)
+    say(f"resumed at step {run.state.step}, epoch {run.epoch:.2f}")
+    return True
+
+
+def _check_same_data(run: Run, context: dict[str, Any]) -> None:
+    if context["data"] != run.description["data"]:
+        raise UserError(
+            "the training data is not what this run was started with (other shards, or another order of samples)",
+            where=f"data.train.shards: {run.config.data.train.shards}",
+            fix="Put the shards back as they were, or start a new run from the weights: --from RUN --weights-only.",
+        )
+
+
+def _describe(run: Run, folder: RunFolder, say: Callable[[str], None]) -> None:
+    """One line for the reader, and environment.json."""
+    mine = {
+        "host": run.world.host,
+        "device": torch.cuda.get_device_name() if run.device.type == "cuda" else run.device.type,
+        "threads": torch.get_num_threads(),
+    }
+    workers = collectives.gather_json(mine)
+    if run.world.rank == 0:  # rank 0 only
+        write_environment(folder, workers, backend=collectives.backend_name(), micro_batch=run.state.micro_batch)
+    n_parameters = sum(p.numel() for p in run.engine.model.parameters())
+    n_workers = run.world.world_size
+    say(
+        f"{run.config.model.name} ({n_parameters:,} parameters) on {n_workers} worker{'s' * (n_workers > 1)} "
+        f"({workers[0]['device']}, {collectives.backend_name() or 'alone'}), {run.plan.n_samples:,} samples, "
+        f"{run.total_steps:,} steps of {run.config.train.global_batch}; run folder {folder.path}"
+    )
+
+
+def _open_tracker(run: Run, folder: RunFolder, launch: Launch, resume_step: int | None) -> Tracker | NullTracker:
+    if run.world.rank != 0:
+        return NullTracker()
+    return Tracker.open(
+        folder,
+        run.config.track,
+        config=run.config.model_dump(mode="json"),
+        resume_step=resume_step,
+        total_steps=run.total_steps,
+        samples_per_epoch=run.plan.epoch_length,
+        verbosity=launch.verbosity,
+        screen=launch.screen,
+    )
+
+
+def _write_final(run: Run, folder: RunFolder, outcome: str, wall_s: float) -> None:
+    rows = jsonl.read(folder.metrics)
+    last = {kind: next((row for row in reversed(rows) if row["kind"] == kind), None) for kind in ("train", "eval")}
+    final = {
+        "outcome": outcome,
+        "steps": run.state.step,
+        "samples": run.state.position,
+        "epochs": run.epoch,
+        "wall_s": run.state.time_s,
+        "this_launch_s": wall_s,
+        "bad_samples": run.state.n_bad,
+        "best": run.state.best,
+        "last": last,
+    }
+    write_json(folder.final, final)
+
+
+def _summary(run: Run, folder: RunFolder, outcome: str) -> list[str]:
+    """The last lines on the screen: what came of it, and what to try next."""
+    if run.world.rank != 0:
+        return []
+    seconds, step = 0.0, 0
+    for row in jsonl.read(folder.metrics):
+        if row["kind"] == "train":
+            seconds, step = seconds + (row["step"] - step) * row["step_s"], row["step"]
+    best = run.state.best
+    next_lines = [f"next: `distdl eval {folder.name}` evaluates it again; `distdl runs` lists all runs"]
+    if outcome != "done":
+        next_lines = ["next: the same command with --resume goes on from here"]
+    return closing_summary(
+        outcome,
+        step=run.state.step,
+        total_steps=run.total_steps,
+        wall_s=run.state.time_s,
+        samples_per_s=run.state.position / seconds if seconds else None,
+        folder=folder.path,
+        best=(best["metric"], best["value"], best["step"]) if best else None,
+        next_lines=next_lines,
+    )
+
+
+def _printer(active: bool) -> Callable[[str], None]:
+    return (lambda message: print(message, flush=True)) if active else (lambda message: None)

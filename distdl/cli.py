@@ -19,7 +19,7 @@ Arguments = argparse.Namespace
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    arguments = parse(argv)
     try:
         return arguments.command(arguments)
     except UserError as error:
@@ -179,6 +179,18 @@ def zoo(arguments: Arguments) -> int:
 
 
 # --- the parser ---
+
+
+def parse(argv: Sequence[str] | None) -> Arguments:
+    """Overrides (a.b=c) may stand anywhere, also behind options, where argparse alone doesn't look for them."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    unknown = [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]
+    if unknown:
+        top.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
 
 
 def parser() -> argparse.ArgumentParser:

@@ -31,13 +31,18 @@ class PeerLost(RuntimeError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`' - did you mean x?'` for the nearest known names, or an empty string when none is near."""
-    near = difflib.get_close_matches(word, list(known), n=2, cutoff=0.6)
-    if not near:
-        return ""
-    clear_winner = len(near) == 1 or _likeness(word, near[0]) - _likeness(word, near[1]) > 0.1
-    return f" - did you mean {near[0] if clear_winner else ' or '.join(near)}?"
+    """`' - did you mean x?'` for the nearest known words, or an empty string when none is near."""
+    near = nearest(word, known)
+    return f" - did you mean {' or '.join(near)}?" if near else ""
 
 
-def _likeness(a: str, b: str) -> float:
-    return difflib.SequenceMatcher(None, a, b).ratio()
+def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> list[str]:
+    """The one known word that is clearly nearest, or two that are near alike, or none of at least that likeness."""
+    near = difflib.get_close_matches(word, list(known), n=2, cutoff=likeness)
+    if len(near) == 2 and _likeness(word, near[0]) - _likeness(word, near[1]) > 0.1:
+        return near[:1]
+    return near
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()

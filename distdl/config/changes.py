@@ -1,11 +1,15 @@
 """What differs between the config that a run was started with and the one it is resumed with, and what of it may."""
 
+from collections.abc import ItemsView
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from distdl.config.layout import flow
 from distdl.config.schema import Config
+
+_NOT_SET = object()
 
 
 def compare(old: Config, new: Config) -> tuple[list[str], list[str]]:
@@ -23,28 +27,25 @@ def compare(old: Config, new: Config) -> tuple[list[str], list[str]]:
 def _changes(old: Any, new: Any, name: str, *, is_free: bool) -> list[tuple[bool, str]]:
     if old == new:
         return []
-    prefix = f"{name}." if name else ""
     if isinstance(old, BaseModel) and type(old) is type(new):
-        return [
-            change
-            for key, field in type(old).model_fields.items()
-            for change in _changes(
-                getattr(old, key),
-                getattr(new, key),
-                prefix + key,
-                is_free=is_free or bool(isinstance(field.json_schema_extra, dict) and field.json_schema_extra["free"]),
-            )
-        ]
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            change
-            for key in old | new
-            for change in _changes(old.get(key, _NOT_SET), new.get(key, _NOT_SET), prefix + key, is_free=is_free)
-        ]
-    return [(is_free, f"{name}: {_shown(old)} -> {_shown(new)}")]
+        inside = [(key, getattr(old, key), getattr(new, key), _is_free(field)) for key, field in _fields(old)]
+    elif isinstance(old, dict) and isinstance(new, dict):
+        inside = [(key, old.get(key, _NOT_SET), new.get(key, _NOT_SET), False) for key in old | new]
+    else:
+        return [(is_free, f"{name}: {_shown(old)} -> {_shown(new)}")]
+    return [
+        change
+        for key, before, after, key_is_free in inside
+        for change in _changes(before, after, f"{name}.{key}".lstrip("."), is_free=is_free or key_is_free)
+    ]
 
 
-_NOT_SET = object()
+def _fields(section: BaseModel) -> ItemsView[str, FieldInfo]:
+    return type(section).model_fields.items()
+
+
+def _is_free(field: FieldInfo) -> bool:
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("free"))
 
 
 def _shown(value: Any) -> str:

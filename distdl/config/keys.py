@@ -1,7 +1,6 @@
 """What the schema knows of a dotted key: which keys there are, and which of them a wrong word stood for."""
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -9,6 +8,7 @@ from pydantic.fields import FieldInfo
 
 from distdl.config.schema import Config
 from distdl.config.tree import Path, dotted
+from distdl.errors import nearest
 
 # What other frameworks call some of the keys.
 NAMES_ELSEWHERE = {
@@ -49,7 +49,7 @@ def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def with_required_sections(given: Mapping[str, Any], path: Path = ()) -> dict[str, Any]:
-    """`given` with an empty section for each required one that is missing: the keys it lacks are then told one by one."""
+    """`given` with an empty section for each missing one that is required: the keys it lacks are told one by one."""
     complete = dict(given)
     for name, field in fields_at(path).items():
         is_section = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
@@ -60,29 +60,17 @@ def with_required_sections(given: Mapping[str, Any], path: Path = ()) -> dict[st
     return complete
 
 
-def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """The one known word that is clearly nearest, or the two that are near alike, or none."""
-    near = difflib.get_close_matches(word, list(known), n=2, cutoff=0.6)
-    if len(near) == 2 and _likeness(word, near[0]) - _likeness(word, near[1]) > 0.1:
-        return near[:1]
-    return near
-
-
-def _likeness(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()
-
-
 def suggestions(path: Path) -> list[str]:
     """The dotted keys that an unknown one may have meant, at most three.
 
     Tried in order: a word like it in the same section; the very word in another section; another framework's name for
-    a key; a word like it in another section.
+    a key; a word much like it in another section; an argument of the section's component (model.args.classes).
     """
     *section, last = path
     word = str(last)
-    here = nearest(word, fields_at(tuple(section)))
-    if here:
-        return [dotted((*section, name)) for name in here]
+    here = fields_at(tuple(section))
+    if near := nearest(word, here):
+        return [dotted((*section, name)) for name in near]
     elsewhere: dict[str, list[str]] = {}
     for key in _all_keys():
         elsewhere.setdefault(str(key[-1]), []).append(dotted(key))
@@ -90,8 +78,10 @@ def suggestions(path: Path) -> list[str]:
         found = elsewhere[word]
     elif renamed := nearest(word, NAMES_ELSEWHERE):
         found = [NAMES_ELSEWHERE[name] for name in renamed]
+    elif near := nearest(word, elsewhere, likeness=0.75):
+        found = [key for name in near for key in elsewhere[name]]
     else:
-        found = [key for name in nearest(word, elsewhere) for key in elsewhere[name]]
+        found = [dotted((*section, "args", word))] if "args" in here else []
     found = list(dict.fromkeys(found))
     return found if len(found) <= 3 else []
 

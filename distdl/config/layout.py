@@ -15,7 +15,7 @@ WIDTH = 120
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    path: tuple[str, ...]  # the key that the line is about; a list's item has its list's
+    path: tuple[str, ...]  # the key that the line begins; () for an item of a list
     text: str
     description: str = ""
     is_header: bool = False  # opens a section or a mapping: its values are in the lines below
@@ -47,7 +47,7 @@ def _key_lines(path: tuple[str, ...], value: Any, description: str, changed_only
         return [Line(path, head, description, is_header=True), *(line for group in inside for line in group)]
     one_line = f"{head} {flow(value)}"
     if isinstance(value, list) and value and len(one_line) > WIDTH:
-        return [Line(path, head, description), *(Line(path, f"{indent}  - {flow(item)}") for item in value)]
+        return [Line(path, head, description), *(Line((), f"{indent}  - {flow(item)}") for item in value)]
     return [Line(path, one_line, description)]
 
 
@@ -67,7 +67,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def text(self, text: str) -> yaml.ScalarNode:
-        style = '"' if len(text.splitlines()) > 1 else None  # the other styles would break the line
+        style = None if text.splitlines() in ([], [text]) else '"'  # any other style would break the line
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

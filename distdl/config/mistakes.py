@@ -91,13 +91,13 @@ def _unknown(path: Path, suggested: Sequence[str]) -> str:
 def _problem(errors: Sequence[ErrorDetails]) -> str:
     first = errors[0]
     value = first["input"]
-    got = flow(value)
-    got = f"'{value}'" if isinstance(value, str) else got
+    got = repr(value) if isinstance(value, str) else flow(value)
     got = got if len(got) <= LONGEST_SHOWN else got[:LONGEST_SHOWN] + " ..."
     if first["type"] == "value_error":  # raised by the schema's own validators, in words meant for the reader
         problem = str(first["ctx"]["error"])
-        return problem if isinstance(value, dict | list) or str(value) in problem else f"{problem} (got {got})"
-    wanted = " or ".join(dict.fromkeys(_wanted(details) for details in errors))
+        is_told = isinstance(value, dict | list) or (isinstance(value, str) and got in problem)
+        return problem if is_told else f"{problem} (got {got})"
+    wanted = " or ".join(dict.fromkeys(_wanted(details) for details in errors)).replace(" or be ", " or ")
     choices = [word for details in errors for word in _choices(details)]
     return f"should {wanted} (got {got}){did_you_mean(value, choices) if isinstance(value, str) else ''}"
 

@@ -20,7 +20,7 @@ def key(default: Any, text: str, *, free: bool = False, **bounds: Any) -> Any:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 # --- values with a grammar of their own ---

@@ -34,6 +34,7 @@ def _source(line: Line, loaded: Loaded) -> str:
 
 def _commented(text: str, comment: str, column: int) -> list[str]:
     """The comment to the right of the text, wrapped; or above it where it would not fit there."""
+    comment = " ".join(comment.split())  # an override may hold a line break
     if not comment:
         return [text]
     if len(text) + 2 > column:

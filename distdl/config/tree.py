@@ -34,7 +34,9 @@ class Mistake:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.place.text}: {self.text}"
+        """One line that can be printed, whatever bytes the command line held."""
+        one_line = " ".join(f"{self.place.text}: {self.text}".splitlines())
+        return one_line.encode(errors="backslashreplace").decode()
 
 
 Scalar: TypeAlias = str | int | float | bool | None
@@ -91,7 +93,7 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
     if r"'\t'" in problem:
         return "not valid YAML: a tab; indent with spaces"
     context = f" ({error.context}" if error.context else ""
-    if context and error.context_mark:
+    if error.context_mark and error.problem_mark and error.context_mark.line != error.problem_mark.line:
         context += f" from line {error.context_mark.line + 1}"
     return f"not valid YAML: {problem}{context + ')' if context else ''}"
 

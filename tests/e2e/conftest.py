@@ -1,0 +1,159 @@
+"""Whole runs from outside: a small real corpus, the command line, and a look at what is left of the processes."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+import yaml
+
+HERE = Path(__file__).parent
+CONFIG = {
+    "model": {"name": "lenet5", "args": {"classes": 10}},
+    "data": {
+        "train": {
+            "shards": "digits/train",
+            "transforms": [
+                {"resize": 32},
+                {"random_crop": {"size": 32, "padding": 2}},
+                {"normalise": {"mean": [0.3], "std": [0.37]}},
+            ],
+        },
+        "eval": {
+            "shards": "digits/test",
+            "transforms": [{"resize": 32}, {"normalise": {"mean": [0.3], "std": [0.37]}}],
+        },
+    },
+    "train": {"global_batch": 50, "steps": 40, "log_every": 1, "eval_every": 16, "eval_batch": 100, "threads": 1},
+    "optim": {"name": "sgd", "lr": 0.05, "weight_decay": 5e-4},
+    "schedule": {"name": "cosine", "warmup_steps": 5},
+    "checkpoint": {"every": 10, "keep": 2, "best": "loss"},
+}
+
+
+@dataclasses.dataclass
+class Result:
+    code: int
+    output: str
+    seconds: float
+
+    @property
+    def last_line(self) -> str:
+        return self.output.rstrip().splitlines()[-1]
+
+
+class Place:
+    """A folder with a corpus in which runs are started."""
+
+    def __init__(self, path: Path, corpus: Path) -> None:
+        self.path = path
+        (path / "digits").symlink_to(corpus)
+        self.mark = uuid.uuid4().hex
+        self.environment = {
+            **os.environ,
+            "DISTDL_TEST": self.mark,
+            "PYTHONPATH": str(HERE),
+            "NO_COLOR": "1",
+        }
+
+    def config(self, name="run.yaml", **changes) -> Path:
+        """Writes the small config, changed by dotted keys with __ for dots: train__steps=3."""
+        config = json.loads(json.dumps(CONFIG))
+        for key, value in changes.items():
+            *sections, last = key.split("__")
+            place = config
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[last] = value
+        path = self.path / name
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        return path
+
+    def start(self, *arguments, launcher=(sys.executable, "-m", "distdl"), **environment) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*launcher, *map(str, arguments)],
+            cwd=self.path,
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *arguments, deadline=120, **options) -> Result:
+        began = time.monotonic()
+        process = self.start(*arguments, **options)
+        try:
+            output, _ = process.communicate(timeout=deadline)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return Result(process.returncode, output, time.monotonic() - began)
+
+    def hash(self, run: str) -> str:
+        result = self.run("hash", run)
+        assert result.code == 0, result.output
+        return result.output.split()[0]
+
+    def rows(self, run: str, kind="train") -> list[dict]:
+        lines = (self.path / "runs" / run / "metrics.jsonl").read_text().splitlines()
+        return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+    def processes(self) -> list[int]:
+        """What still runs of the processes that were started here. Zombies don't count."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                alive = "\nState:\tZ" not in (path / "status").read_text()
+                if alive and f"DISTDL_TEST={self.mark}".encode() in (path / "environ").read_bytes():
+                    found.append(int(path.name))
+            except OSError:
+                continue
+        return found
+
+    def gone_within(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while self.processes():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """scikit-learn's 1,797 digits, packed."""
+    pytest.importorskip("sklearn")
+    path = tmp_path_factory.mktemp("corpus") / "digits"
+    subprocess.run([sys.executable, "-m", "distdl", "data", "pack", "digits", str(path)], check=True)
+    return path
+
+
+@pytest.fixture
+def place(tmp_path, corpus):
+    there = Place(tmp_path, corpus)
+    yield there
+    left = there.processes()
+    for pid in left:
+        os.kill(pid, 9)
+    assert not left, f"processes were left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def unkilled(tmp_path_factory, corpus):
+    """The hash of the small config's run that nobody killed, for a number of workers; each is run once."""
+    known = {}
+
+    def hash_of(nproc: int) -> str:
+        if nproc not in known:
+            there = Place(tmp_path_factory.mktemp(f"unkilled{nproc}"), corpus)
+            result = there.run("train", there.config(model__name="faulty:lenet5"), "--nproc", nproc)
+            assert result.code == 0, result.output
+            known[nproc] = there.hash("run")
+        return known[nproc]
+
+    return hash_of

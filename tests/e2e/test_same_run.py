@@ -1,0 +1,150 @@
+"""The same run however it is started and on however many workers; and what may change between its two halves."""
+
+import json
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.timeout(180)
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "distdl")
+
+
+def losses(place, run):
+    return [row["loss"] for row in place.rows(run)]
+
+
+def test_torchrun_and_our_launcher_make_the_same_run(place):
+    config = place.config()
+
+    ours = place.run("train", config, "--nproc", 2, "--name", "ours")
+    theirs = place.run("train", config, "--name", "theirs", launcher=TORCHRUN)
+
+    assert ours.code == 0 and theirs.code == 0, ours.output + theirs.output
+    assert place.hash("ours") == place.hash("theirs")
+    assert losses(place, "ours") == losses(place, "theirs")
+
+
+def test_under_torchrun_an_existing_run_is_refused_by_all_workers(place):
+    config = place.config(train__steps=2)
+    assert place.run("train", config, "--name", "x").code == 0
+
+    again = place.run("train", config, "--name", "x", launcher=TORCHRUN)
+
+    assert again.code != 0
+    assert "this run folder exists" in again.output
+
+
+def test_loss_curves_of_1_to_4_workers_agree(place):
+    config = place.config(train__steps=50, train__eval_every=1000)
+    for nproc in (1, 2, 3, 4):
+        result = place.run("train", config, "--nproc", nproc, "--name", f"on{nproc}")
+        assert result.code == 0, result.output
+
+    alone = losses(place, "on1")
+    for nproc in (2, 3, 4):
+        assert losses(place, f"on{nproc}") == pytest.approx(alone, rel=1e-5)
+    assert len(alone) == 50
+
+
+def test_ddp_is_the_reference_of_our_exchange(place):
+    for engine in ("exchange", "ddp"):
+        result = place.run("train", place.config(dist__engine=engine), "--nproc", 2, "--name", engine)
+        assert result.code == 0, result.output
+
+    assert losses(place, "ddp") == pytest.approx(losses(place, "exchange"), rel=1e-5)
+
+
+def test_a_run_goes_on_with_another_number_of_workers(place):
+    whole = place.run("train", place.config(), "--nproc", 2, "--name", "whole")
+    half = place.run("train", place.config(train__steps=20), "--nproc", 2, "--name", "parts")
+    rest = place.run("train", place.config(), "--nproc", 3, "--name", "parts", "--resume")
+
+    assert whole.code == half.code == 0 and rest.code == 0, rest.output
+    # The first half was planned for 20 steps, so the schedule of the two differs: compare what does not depend on it.
+    assert [row["samples"] for row in place.rows("parts")] == [row["samples"] for row in place.rows("whole")]
+
+
+def test_a_longer_run_may_follow_and_says_what_changed(place):
+    assert place.run("train", place.config(train__steps=10)).code == 0
+
+    longer = place.run("train", place.config(train__steps=20, train__log_every=5), "--resume")
+
+    assert longer.code == 0, longer.output
+    assert "train.steps: 10 -> 20" in longer.output and "train.log_every: 1 -> 5" in longer.output
+    assert place.rows("run")[-1]["step"] == 20
+
+
+def test_a_resume_with_another_network_or_rate_names_the_keys_and_changes_nothing(place):
+    assert place.run("train", place.config(train__steps=4)).code == 0
+    before = (place.path / "runs/run/config.yaml").read_text()
+
+    other = place.run("train", place.config(train__steps=8, optim__lr=0.5, model__name="mlp"), "--resume")
+
+    assert other.code == 2
+    assert "model.name: lenet5 -> mlp" in other.output and "optim.lr: 0.05 -> 0.5" in other.output
+    assert "train.steps" not in other.output
+    assert (place.path / "runs/run/config.yaml").read_text() == before
+
+
+def test_a_finished_run_says_that_it_is(place):
+    assert place.run("train", place.config(train__steps=4)).code == 0
+
+    again = place.run("train", place.config(train__steps=4), "--resume")
+
+    assert again.code == 0
+    assert "this run is finished" in again.output
+    assert json.loads((place.path / "runs/run/final.json").read_text())["outcome"] == "done"
+
+
+def test_a_run_can_start_from_another_ones_weights(place):
+    assert place.run("train", place.config(), "--name", "first").code == 0
+
+    second = place.run(
+        "train",
+        place.config(train__steps=4, optim__name="adam"),
+        "--name",
+        "second",
+        "--from",
+        "first@32",
+        "--weights-only",
+    )
+
+    assert second.code == 0, second.output
+    assert place.rows("second")[0]["step"] == 1
+    assert place.rows("second")[0]["loss"] < place.rows("first")[4]["loss"]
+
+
+def test_everything_at_once_resumes_with_the_same_bits(place):
+    # BatchNorm, EMA, micro-batches, clipping, Adam, bf16, channels_last, three unequal workers, partial last step.
+    config = {
+        "model__name": "resnet20_cifar",
+        "model__args": {"classes": 10, "channels": 1},
+        "data__train__transforms": [{"resize": 16}, "flip", {"normalise": {"mean": [0.3], "std": [0.37]}}],
+        "data__eval__transforms": [{"resize": 16}, {"normalise": {"mean": [0.3], "std": [0.37]}}],
+        "train__global_batch": 100,
+        "train__steps": None,
+        "train__epochs": 0.5,
+        "train__micro_batch": 15,
+        "train__precision": "bf16",
+        "train__channels_last": True,
+        "train__ema": 0.9,
+        "train__clip_norm": 1.0,
+        "train__eval_every": 5,
+        "optim__name": "adamw",
+        "optim__lr": 0.001,
+        "checkpoint__every": 3,
+    }
+    whole = place.run("train", place.config(**config), "--nproc", 3, "--name", "whole")
+    assert whole.code == 0, whole.output
+    fault = {"rank": 2, "where": "train", "nth": 16, "kill": "self", "once": str(place.path / "struck")}
+    config["model__name"] = "faulty:resnet20"
+    killed = place.run("train", place.config(**config), "--nproc", 3, "--name", "parts", FAULT=json.dumps(fault))
+    assert killed.code == 1 and "killed by SIGKILL" in killed.output, killed.output
+
+    resumed = place.run("train", place.config(**config), "--nproc", 3, "--name", "parts", "--resume")
+
+    assert resumed.code == 0, resumed.output
+    assert "resumed at step 5" in resumed.output  # the best evaluation so far is saved as well as every third step
+    assert place.hash("parts") == place.hash("whole")
+    assert losses(place, "parts") == losses(place, "whole")
+    assert [row["loss"] for row in place.rows("parts", "eval")] == [row["loss"] for row in place.rows("whole", "eval")]

@@ -47,7 +47,7 @@ ENGINES = {"exchange": "distdl.train.engines:ExchangeEngine", "ddp": "distdl.tra
 
 def check_name(name: str, table: Mapping[str, str], kind: str) -> str:
     """Returns `name` if it is in the table or is a `package.module:attribute`; raises ValueError with a suggestion."""
-    if name in table or ":" in name:
+    if name in table or all(name.partition(":")):
         return name
     raise ValueError(
         f"unknown {kind} '{name}'{did_you_mean(name, table)} (known: {', '.join(table)}, or package.module:attribute)"
@@ -58,21 +58,23 @@ def resolve(name: str, table: Mapping[str, str], kind: str) -> Callable[..., Any
     """Imports what a name stands for. Raises UserError when there is no such name, module or attribute."""
     try:
         module_name, _, attribute = table.get(check_name(name, table, kind), name).partition(":")
-        return getattr(importlib.import_module(module_name), attribute)
     except ValueError as error:
         raise UserError(str(error)) from None
+    try:
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         # A missing dependency inside the user's module is named as such, not as a missing module of theirs.
         raise UserError(
             f"{kind} '{name}': no module named '{error.name}'",
             fix="Is its folder on PYTHONPATH, and is the package installed in this environment?",
         ) from error
-    except AttributeError:
-        raise UserError(f"{kind} '{name}': module '{module_name}' has no attribute '{attribute}'") from None
+    if not hasattr(module, attribute):
+        raise UserError(f"{kind} '{name}': module '{module_name}' has no attribute '{attribute}'")
+    return getattr(module, attribute)
 
 
 def call_with_args(function: Callable[..., Any], args: Mapping[str, Any], kind: str, **given: Any) -> Any:
-    """`function(**given, **args)`; an argument in `args` that the function does not take raises UserError."""
+    """`function(**given, **args)`; UserError for an argument that it does not take, and for one that is missing."""
     parameters = inspect.signature(function).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in args:
@@ -82,6 +84,9 @@ def call_with_args(function: Callable[..., Any], args: Mapping[str, Any], kind: 
                 f"{kind} takes no argument '{name}'{did_you_mean(name, known)}",
                 fix=f"It takes: {', '.join(known) or 'none'}.",
             )
+    for name in given:
+        if name not in parameters and not open_ended:
+            raise UserError(f"{kind} has to take the argument '{name}'")
     missing = [
         p.name
         for p in parameters.values()

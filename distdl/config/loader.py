@@ -19,7 +19,7 @@ from distdl.config import keys
 from distdl.config.mistakes import explain
 from distdl.config.schema import Config
 from distdl.config.tree import COMMAND_LINE, Mistake, Node, Place, dotted, parse, plain
-from distdl.errors import UserError
+from distdl.errors import UserError, nearest
 
 END_OF_FILE = 1_000_000_000  # orders what is said of a file as a whole after what is said of its lines
 
@@ -112,7 +112,7 @@ def _text(path: Path, name: str, asked_by: Place, mistakes: list[Mistake]) -> st
         mistakes.append(Mistake(Place(asked_by.order, f"{name}:{line}"), "not UTF-8 text"))
     except FileNotFoundError:
         there = {other.stem: other.name for other in path.parent.glob("*.y*ml")}
-        near = "".join(f" - did you mean {there[stem]}?" for stem in keys.nearest(path.stem, there)[:1])
+        near = "".join(f" - did you mean {there[stem]}?" for stem in nearest(path.stem, there)[:1])
         mistakes.append(Mistake(asked_by, f"{said_of}there is no such file{near}"))
     except IsADirectoryError:
         mistakes.append(Mistake(asked_by, f"{said_of}this is a folder, not a YAML file"))

@@ -31,6 +31,7 @@ Substitute = Callable[[int, int], tuple[int, int]]
 @dataclass(slots=True)
 class HostBatch:
     tensors: dict[str, torch.Tensor]
+    n_valid: int
     n_bad: int
     wait_s: float
     """how long the caller waited for it"""
@@ -89,7 +90,8 @@ class Loader:
                 tensors, parts = ahead.popleft()
                 began = time.perf_counter()
                 n_bad = sum(part.result() for part in parts)
-                yield HostBatch(tensors, n_bad, time.perf_counter() - began)
+                n_valid = int(tensors["valid"].numpy().sum())
+                yield HostBatch(tensors, n_valid, n_bad, time.perf_counter() - began)
         finally:
             for _, parts in ahead:
                 for part in parts:

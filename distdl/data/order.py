@@ -29,6 +29,7 @@ Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 
+_MASK = 2**64 - 1
 _BLOCKS_KEPT = 4  # blocks of C x W ids: two epochs can meet in a step, and batches are made ahead
 
 
@@ -50,8 +51,14 @@ def keyed(*parts: int | UInt64s) -> UInt64s:
 
 
 def seed_of(*parts: int) -> int:
-    """A 63-bit seed for a generator that serves one purpose, such as (seed, step, rank)."""
-    return int(keyed(*parts)[0] >> np.uint64(1))
+    """A 63-bit seed for a generator that serves one purpose, such as (seed, step, rank): `keyed` in plain integers."""
+    state = 0
+    for part in parts:
+        z = ((state ^ part) + 0x9E3779B97F4A7C15) & _MASK
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+        state = z ^ (z >> 31)
+    return state >> 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,11 +151,14 @@ class Plan:
         entry, lane = np.divmod(offset, self.lanes)
         window, row = np.divmod(entry, self.window)
         out = np.empty(len(offset), np.int64)
-        for e, w in np.unique(np.stack([epoch, window]), axis=1).T:
-            here = (epoch == e) & (window == w)
+        todo = np.ones(len(offset), np.bool_)
+        while todo.any():  # once, unless the offsets cross from one window or epoch into the next
+            first = int(todo.argmax())
+            here = (epoch == epoch[first]) & (window == window[first])
             with self._lock:
-                block_CW = self._block(int(e), int(w))
+                block_CW = self._block(int(epoch[first]), int(window[first]))
             out[here] = block_CW[lane[here], row[here]]
+            todo &= ~here
         return out
 
     def next_in_lane(self, epoch: int, offset: int) -> tuple[int, int]:

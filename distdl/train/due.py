@@ -1,5 +1,6 @@
 """When something is due: every n steps, epochs or seconds. All workers find the same answer at the same step."""
 
+import math
 import time
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ class Due:
         self._amount, self._unit = parse_period(period) if period is not None else (0.0, "never")
         self._epoch_length = epoch_length
         self._since = time.monotonic()
+        self._last_step = -1
 
     def clock_says_so(self) -> bool:
         """Whether a period of seconds has passed on this process's clock: what rank 0 votes."""
@@ -23,12 +25,16 @@ class Due:
         if self._unit == "steps":
             return step % int(self._amount) == 0
         if self._unit == "epochs":
-            length = self._amount * self._epoch_length
-            return position // length > (position - n_samples) // length
-        if self._unit == "seconds" and votes:
-            self._since = time.monotonic()
+            return self._periods(position) > self._periods(position - n_samples)
+        # A vote is read a step after it was cast: the one cast while this event was last due still meant that time.
+        if self._unit == "seconds" and votes and step > self._last_step + 1:
+            self._since, self._last_step = time.monotonic(), step
             return True
         return False
+
+    def _periods(self, position: int) -> int:
+        """Whole periods before `position`, also where a part of an epoch (0.07 of 100) is rounded up."""
+        return math.floor(position / (self._amount * self._epoch_length) + 1e-9)
 
 
 class Schedule:

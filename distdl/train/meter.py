@@ -25,7 +25,7 @@ class Meter:
         self._wait_s = 0.0
 
     def add(self, loss_and_count: Tensor, *, samples: int, wait_s: float) -> None:
-        """loss_and_count: fp64 (2,) on the device; samples: positions that all workers advanced by."""
+        """loss_and_count: shape (2,), on the device; samples: positions that all workers advanced by."""
         self._sums += loss_and_count
         self._n_steps += 1
         self._samples += samples

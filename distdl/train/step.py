@@ -17,26 +17,27 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def train_step(run: Run, host: HostBatch) -> Tensor:
-    """Updates the weights once. Returns this worker's (loss sum, valid rows), fp64 (2,), still on the device."""
+    """Updates the weights once. Returns this worker's (loss sum, valid rows), shape (2,), still on the device."""
     config, state, engine = run.config.train, run.state, run.engine
     seed_everything(run.device, config.seed, state.step, run.world.rank)
     n_rows = len(host.tensors["label"])
     micro_batch = state.micro_batch or n_rows
-    n_valid = int(host.tensors["valid"].sum())
-    sums = torch.zeros(2, dtype=torch.float64, device=run.device)
+    sums = []
     engine.begin()
     for begin in range(0, n_rows, micro_batch):
-        rows = {name: tensor[begin : begin + micro_batch] for name, tensor in host.tensors.items()}
+        rows = host.tensors
+        if micro_batch < n_rows:
+            rows = {name: tensor[begin : begin + micro_batch] for name, tensor in rows.items()}
         batch = to_device(rows, run.train_loader, run.device, config)
         with autocast(config, run.device):
             outputs = engine.forward(batch["image"])
             loss, count = run.task.loss(outputs, batch)
-        engine.backward(loss / config.global_batch, last=begin + micro_batch >= n_rows)
-        sums += torch.stack([loss.detach(), count])
-    engine.step(run.lr(state.step, run.total_steps), n_valid)
+        engine.backward(loss, last=begin + micro_batch >= n_rows)
+        sums.append(torch.stack([loss.detach(), count]))
+    engine.step(run.lr(state.step, run.total_steps), host.n_valid)
     if run.ema:
         run.ema.update(state.step)
-    return sums
+    return sums[0] if len(sums) == 1 else torch.stack(sums).double().sum(0)
 
 
 def forward(

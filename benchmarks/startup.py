@@ -1,4 +1,4 @@
-"""How fast the command line answers: `distdl --help` and an error in a config, beside `python -c pass` and `import torch`.
+"""How fast the command line answers: `distdl --help` and a config with mistakes, beside the bare interpreter.
 
     python benchmarks/startup.py [--rounds 20]
 

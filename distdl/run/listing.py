@@ -14,7 +14,7 @@ Row = dict[str, Any]
 def list_runs(root: Path | None = None) -> list[Row]:
     """Name, state, step, epoch, last metrics and time of the last change of each run, newest first.
 
-    state: running (somebody holds its lease), the outcome in final.json, or stopped (killed, or failed).
+    state: running (somebody holds its lease), the outcome in final.json, failed (a worker left a record), or killed.
     """
     folders = [RunFolder(path.parent) for path in (root or runs_root()).glob("*/run.json")]
     return sorted((_row(folder) for folder in folders), key=lambda row: -row["changed"])
@@ -42,8 +42,10 @@ def _row(folder: RunFolder) -> Row:
     newest = rows[-1] if rows else {}
     if lease.holder(folder):
         state = "running"
+    elif "outcome" in final:
+        state = str(final["outcome"])
     else:
-        state = str(final.get("outcome", "stopped"))
+        state = "failed" if any(folder.failures.glob("*.json")) else "killed"
     changed = (folder.metrics if folder.metrics.exists() else folder.identity).stat().st_mtime
     place = {"step": newest.get("step"), "epoch": newest.get("epoch")}
     return {"run": folder.name, "state": state, **place, **last, "best": final.get("best"), "changed": changed}

@@ -21,15 +21,17 @@ from distdl.train import optim
 
 class Engine(Protocol):
     model: nn.Module  # what holds the weights, whose state is saved
-    forward: nn.Module  # what a micro-batch is put through
     optimiser: torch.optim.Optimizer
     update: "Update"
 
     def begin(self) -> None:
         """Clears the gradients."""
 
+    def forward(self, image: Tensor, last: bool) -> Tensor:
+        """The model's outputs for a micro-batch; `last` marks the step's last one."""
+
     def backward(self, loss: Tensor, last: bool) -> None:
-        """Adds the gradients of a micro-batch's summed loss, shape (); `last` marks the step's last one."""
+        """Adds the gradients of a micro-batch's summed loss, shape (); `last` as in the forward before."""
 
     def step(self, lr: float, n_valid: int) -> None:
         """Exchanges the gradients and updates the weights. `n_valid`: this worker's rows that counted."""
@@ -43,25 +45,29 @@ class ExchangeEngine:
     """Our own exchange: fixed buckets, no wrapper round the model."""
 
     def __init__(self, config: Config, model: nn.Module) -> None:
-        self.model = self.forward = model
+        self.model = model
         self.optimiser = optim.build(config.optim, model)
         self.update = Update(config, model, self.optimiser)
         trainable = [p for p in model.parameters() if p.requires_grad]
         alone = collectives.world_size() == 1
         self._exchange = None if alone else Exchange(trainable, config.dist.bucket_mib)
-        self._buffers = None if alone else Buffers(model)
+        self._buffers = Buffers(model)
 
     def begin(self) -> None:
+        self._buffers.begin()
         if self._exchange:
             self._exchange.attach()
         else:
             self.optimiser.zero_grad(set_to_none=True)
 
+    def forward(self, image: Tensor, last: bool) -> Tensor:
+        return self.model(image)
+
     def backward(self, loss: Tensor, last: bool) -> None:
         self.update.backward(loss)
 
     def step(self, lr: float, n_valid: int) -> None:
-        if self._exchange is None or self._buffers is None:
+        if self._exchange is None:
             self.update(lr, n_valid)
             return
         self._buffers.start()
@@ -74,7 +80,7 @@ class DDPEngine:
     """torch's DistributedDataParallel, as the reference."""
 
     def __init__(self, config: Config, model: nn.Module) -> None:
-        self.model = self.forward = model
+        self.model = self._network = model
         self._world_size = collectives.world_size()
         self._ddp: DistributedDataParallel | None = None
         if self._world_size > 1:
@@ -85,17 +91,23 @@ class DDPEngine:
                 find_unused_parameters=True,
                 gradient_as_bucket_view=True,
             )
-            self.forward = self._ddp
+            self._network = self._ddp
         self.optimiser = optim.build(config.optim, model)
         self.update = Update(config, model, self.optimiser, times=self._world_size)  # which DDP divides by
         self._buffers = Buffers(model)
 
     def begin(self) -> None:
+        self._buffers.begin()
         self.optimiser.zero_grad(set_to_none=True)
 
-    def backward(self, loss: Tensor, last: bool) -> None:
+    def forward(self, image: Tensor, last: bool) -> Tensor:
+        # DDP decides in the forward whether the backward will send gradients. Workers may have unlike numbers of
+        # micro-batches: all of them send once, with the last.
         with contextlib.nullcontext() if last or self._ddp is None else self._ddp.no_sync():
-            self.update.backward(loss)
+            return self._network(image)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        self.update.backward(loss)
 
     def step(self, lr: float, n_valid: int) -> None:
         self._buffers.start()
@@ -124,6 +136,10 @@ class Update:
     @torch.no_grad()
     def __call__(self, lr: float, count: Tensor | float) -> None:
         """`count`: valid rows over all workers, a number or a tensor of shape () on the device."""
+        # A parameter that nothing used gets the same update whatever the engine and the number of workers.
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         if self.scaler:
             self.scaler.unscale_(self._optimiser)
         self._correct_for_masked_rows(count)
@@ -145,23 +161,29 @@ class Update:
             return
         else:
             factor = self._global_batch / max(1.0, float(count))
-        torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], factor)
+        torch._foreach_mul_([p.grad for p in self._parameters], factor)
 
 
 class Buffers:
     """Averages the model's floating-point buffers (BatchNorm's running statistics) over the workers, once a step.
 
-    The replicas so stay equal at every step, and evaluating or saving never has to touch the training state.
+    The replicas so stay equal at every step, and evaluating or saving never has to touch the training state. A buffer
+    that the step did not change keeps its bits: the mean of three equal numbers may be off by a rounding error.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._buffers = [b for b in model.buffers() if b.is_floating_point()]
+        alone = collectives.world_size() == 1
+        self._buffers = [] if alone else [b for b in model.buffers() if b.is_floating_point()]
+        self._versions: list[int] = []  # counted up by torch at each change in place
         self._pending = collectives.Pending(None)
         self._flat: Tensor | None = None
 
+    def begin(self) -> None:
+        self._versions = [b._version for b in self._buffers]
+
     @torch.no_grad()
     def start(self) -> None:
-        if self._buffers and collectives.world_size() > 1:
+        if self._buffers:
             self._flat = torch.cat([b.reshape(-1) for b in self._buffers])
             self._pending = collectives.start_sum(self._flat)
 
@@ -171,5 +193,7 @@ class Buffers:
             return
         self._pending.wait()
         parts = self._flat.div_(collectives.world_size()).split([b.numel() for b in self._buffers])
-        torch._foreach_copy_(self._buffers, [p.view_as(b) for p, b in zip(parts, self._buffers)])
+        for buffer, mean, version in zip(self._buffers, parts, self._versions):
+            if buffer._version != version:
+                buffer.copy_(mean.view_as(buffer))
         self._flat = None

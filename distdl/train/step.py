@@ -29,10 +29,11 @@ def train_step(run: Run, host: HostBatch) -> Tensor:
         if micro_batch < n_rows:
             rows = {name: tensor[begin : begin + micro_batch] for name, tensor in rows.items()}
         batch = to_device(rows, run.train_loader, run.device, config)
+        last = begin + micro_batch >= n_rows
         with autocast(config, run.device):
-            outputs = engine.forward(batch["image"])
+            outputs = engine.forward(batch["image"], last)
             loss, count = run.task.loss(outputs, batch)
-        engine.backward(loss, last=begin + micro_batch >= n_rows)
+        engine.backward(loss, last)
         sums.append(torch.stack([loss.detach(), count]))
     engine.step(run.lr(state.step, run.total_steps), host.n_valid)
     if run.ema:

@@ -128,6 +128,8 @@ def _train(
         return loop.check(run, checkpoints, say)
     if world.rank == 0:  # rank 0 only
         folder.final.unlink(missing_ok=True)
+        if not launched.is_supervised():
+            failures.clear(folder)  # of an earlier launch
     track = _open_tracker(run, folder, launch, resume_step=state.step if resumed else None)
     if resumed:
         track.log({"kind": "event", **loop.place(run, loop.Clock(state.time_s)), "event": "resumed", "message": ""})

@@ -22,13 +22,13 @@ from torch.nn import functional
 
 from distdl import models
 from distdl.comm.world import WorldInfo
-from distdl.config.schema import Config
+from distdl.config.schema import Config, TrainConfig
 from distdl.data.engine import HostBatch
 from distdl.data.order import Plan
 from distdl.data.transforms import Normalise
 from distdl.tasks.classify import Classify
 from distdl.track import NullTracker
-from distdl.train import engines, loop, schedule
+from distdl.train import engines, loop, schedule, setup
 from distdl.train.setup import Run
 from distdl.train.signals import StopRequests
 from distdl.train.state import TrainState
@@ -139,7 +139,8 @@ def main():
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    config = TrainConfig(global_batch=BATCH, steps=1, threads=arguments.threads)
+    setup.set_threads_and_kernels(config, WorldInfo())
     batches = make_batches(arguments.steps)
     bare, ours = make_bare(batches), make_ours(batches)
     for function in (bare, ours, bare, ours):

@@ -5,6 +5,7 @@ Each command is a function that takes the parsed arguments and returns the exit 
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -50,11 +51,11 @@ def train(arguments: Arguments) -> int:
         folder = RunFolder(Path(os.environ["DISTDL_RUN_FOLDER"]))
         return _work(arguments, load(folder.config).config, world or WorldInfo(), folder.path, folder, worker.fence())
     config = load(arguments.config, _overrides(arguments)).config
-    path = runs_root() / (arguments.name or Path(arguments.config).stem)
+    path = runs_root() / _run_name(arguments)
     if world is not None:
         return _work(arguments, config, world, path, None, None)
 
-    nproc = _number_of_workers(arguments)
+    nproc = _number_of_workers(arguments, config.train.device)
     if arguments.check:
         path = Path(tempfile.mkdtemp(prefix="distdl-check-")) / path.name
     try:
@@ -101,11 +102,18 @@ def _overrides(arguments: Arguments) -> list[str]:
     return [*arguments.overrides, *backend]
 
 
-def _number_of_workers(arguments: Arguments) -> int:
+def _run_name(arguments: Arguments) -> str:
+    name = arguments.name or Path(arguments.config).stem
+    if not re.fullmatch(r"[\w][\w.+=-]*", name):
+        raise UserError(f"'{name}' can't be the name of a folder below runs/", fix="Use letters, digits and . _ - + =")
+    return name
+
+
+def _number_of_workers(arguments: Arguments, device: str) -> int:
     from distdl.launch.plan import local_devices
 
     if arguments.nproc is None:
-        return max(1, local_devices())
+        return 1 if device == "cpu" else max(1, local_devices())
     if arguments.nproc < 1:
         raise UserError(f"at least one worker is needed (got {arguments.nproc})", where="command line --nproc")
     return arguments.nproc

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from distdl.comm.world import RENDEZVOUS_TIMEOUT, WorldInfo
+from distdl.comm.world import TIMEOUT, WorldInfo
 from distdl.errors import PeerLost, UserError
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ def join(info: WorldInfo, backend: str, device: torch.device) -> None:
                 init_method="env://",
                 rank=info.rank,
                 world_size=info.world_size,
-                timeout=RENDEZVOUS_TIMEOUT,
+                timeout=TIMEOUT,
             )
     except ValueError as error:  # torch names the missing variable
         raise UserError(

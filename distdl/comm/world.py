@@ -1,8 +1,4 @@
-"""Who am I among the workers: rank and size from the environment, and the process group that joins them.
-
-`detect` is free of torch. `join` starts the process group and hands back a World; a single process gets a World whose
-collectives do nothing, so that the rest of the code has one path.
-"""
+"""Who am I among the workers: rank and size, from the environment. Free of torch; `collectives.join` joins them."""
 
 import os
 import socket
@@ -12,7 +8,8 @@ from datetime import timedelta
 
 from distdl.errors import UserError
 
-RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
+# For a worker that hangs; one that is gone is noticed at once. Rank 0 may be indexing a large corpus meanwhile.
+TIMEOUT = timedelta(minutes=30)
 
 # Started by one of these and no torchrun-like variables: every rank would think that it is alone.
 _OTHER_LAUNCHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "SLURM_NTASKS": "srun"}

@@ -39,7 +39,7 @@ def write_environment(folder: RunFolder, workers: list[dict[str, Any]], **more: 
         before = json.loads(folder.environment.read_text())
         earlier = before.pop("earlier", [])
         now["earlier"] = [*earlier, before]
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError):
         pass  # the first start, or a damaged file: nothing to keep
     write_json(folder.environment, now)
 

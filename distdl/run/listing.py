@@ -40,7 +40,7 @@ def _row(folder: RunFolder) -> Row:
     rows = _metrics(folder)
     last = {kind: next((row for row in reversed(rows) if row["kind"] == kind), None) for kind in ("train", "eval")}
     newest = rows[-1] if rows else {}
-    if lease.holder(folder):
+    if lease.holder(folder) is not None:  # it is {} while the holder writes its name
         state = "running"
     elif "outcome" in final:
         state = str(final["outcome"])

@@ -27,7 +27,7 @@ def open_run(path: Path, config: Config, *, resume: bool) -> OpenRun:
     held = lease.take(folder)
     try:
         changes: list[str] = []
-        if folder.config.exists():
+        if _has_begun(folder):
             refused, changes = compare(load(folder.config).config, config)
             if refused:
                 raise UserError(
@@ -40,3 +40,8 @@ def open_run(path: Path, config: Config, *, resume: bool) -> OpenRun:
         held.close()
         raise
     return OpenRun(folder, held, changes)
+
+
+def _has_begun(folder: RunFolder) -> bool:
+    """Whether there is a checkpoint to go on from. A run without one starts from nothing: any config will do."""
+    return folder.config.exists() and any(folder.checkpoints.glob("step-*/manifest.json"))

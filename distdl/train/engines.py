@@ -6,6 +6,7 @@ Where rows were masked it is corrected by global_batch / valid rows, which makes
 """
 
 import contextlib
+import warnings
 from typing import Any, Protocol
 
 import torch
@@ -84,13 +85,15 @@ class DDPEngine:
         self._world_size = collectives.world_size()
         self._ddp: DistributedDataParallel | None = None
         if self._world_size > 1:
-            self._ddp = DistributedDataParallel(
-                model,
-                broadcast_buffers=False,  # ours are averaged once a step
-                bucket_cap_mb=config.dist.bucket_mib,
-                find_unused_parameters=True,
-                gradient_as_bucket_view=True,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers' successor is unknown to torch 2.11
+                self._ddp = DistributedDataParallel(
+                    model,
+                    broadcast_buffers=False,  # ours are averaged once a step
+                    bucket_cap_mb=config.dist.bucket_mib,
+                    find_unused_parameters=True,
+                    gradient_as_bucket_view=True,
+                )
             self._network = self._ddp
         self.optimiser = optim.build(config.optim, model)
         self.update = Update(config, model, self.optimiser, times=self._world_size)  # which DDP divides by
@@ -167,33 +170,35 @@ class Update:
 class Buffers:
     """Averages the model's floating-point buffers (BatchNorm's running statistics) over the workers, once a step.
 
-    The replicas so stay equal at every step, and evaluating or saving never has to touch the training state. A buffer
-    that the step did not change keeps its bits: the mean of three equal numbers may be off by a rounding error.
+    The replicas so stay equal at every step, and evaluating or saving never has to touch the training state. What is
+    averaged is the change since `begin`: a buffer that no worker changes keeps its bits, where the mean of three equal
+    numbers would be off by a rounding error in every step.
     """
 
     def __init__(self, model: nn.Module) -> None:
         alone = collectives.world_size() == 1
         self._buffers = [] if alone else [b for b in model.buffers() if b.is_floating_point()]
-        self._versions: list[int] = []  # counted up by torch at each change in place
         self._pending = collectives.Pending(None)
-        self._flat: Tensor | None = None
 
+    @torch.no_grad()
     def begin(self) -> None:
-        self._versions = [b._version for b in self._buffers]
+        if self._buffers:
+            self._before = self._flat()
 
     @torch.no_grad()
     def start(self) -> None:
         if self._buffers:
-            self._flat = torch.cat([b.reshape(-1) for b in self._buffers])
-            self._pending = collectives.start_sum(self._flat)
+            now = self._flat()
+            self._change = torch.where(now == self._before, 0, now - self._before)  # infinities have no difference
+            self._pending = collectives.start_sum(self._change)
 
     @torch.no_grad()
     def finish(self) -> None:
-        if self._flat is None:
-            return
-        self._pending.wait()
-        parts = self._flat.div_(collectives.world_size()).split([b.numel() for b in self._buffers])
-        for buffer, mean, version in zip(self._buffers, parts, self._versions):
-            if buffer._version != version:
-                buffer.copy_(mean.view_as(buffer))
-        self._flat = None
+        if self._buffers:
+            self._pending.wait()
+            mean = self._before.add_(self._change, alpha=1 / collectives.world_size())
+            parts = mean.split([b.numel() for b in self._buffers])
+            torch._foreach_copy_(self._buffers, [p.view_as(b) for p, b in zip(parts, self._buffers)])
+
+    def _flat(self) -> Tensor:
+        return torch.cat([b.reshape(-1) for b in self._buffers])

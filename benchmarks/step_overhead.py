@@ -3,10 +3,10 @@
     python benchmarks/step_overhead.py [--rounds 60] [--steps 50]
 
 Both loops train on the same batches in memory (uint8, 1x32x32) with the same optimiser settings, and alternate in
-rounds within one run, so that whatever else the machine does hits both. The bare loop is what a person would write: normalise,
-zero_grad, forward, cross-entropy, backward, step. Ours is the whole loop as it trains: seeding, learning rate, masks,
-exact sums, meter, votes, what is due, progress. Reported: the median over the rounds of the ratio of adjacent rounds,
-with a 95 % interval from the bootstrap. The bound is 1.0.
+rounds within one run, so that whatever else the machine does hits both. The bare loop is what a person would write:
+normalise, zero_grad, forward, cross-entropy, backward, step. Ours is the whole loop as it trains: sample plan, seeding,
+learning rate, masks, exact sums, meter, votes, what is due, progress. Reported: the median over the rounds of the ratio
+of adjacent rounds, with a 95 % interval from the bootstrap. The bound is 1.0.
 """
 
 import argparse

@@ -175,7 +175,8 @@ def set_threads_and_kernels(config: TrainConfig, world: WorldInfo) -> int:
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a write of every output
+        # A debugging aid that would write every output twice.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = not config.deterministic
     return threads

@@ -111,9 +111,12 @@ def _decode_npy(data: bytes) -> Pixels:
 def _npy_header(data: bytes) -> tuple[tuple[int, ...], bool, int]:
     """(shape, Fortran order, where the pixels begin). Never unpickles; the size is compared before anything is made."""
     stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read_header(stream)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read_header(stream)
+    except Exception as error:  # the header is a Python literal, and its parser raises whatever it likes
+        raise ValueError(f"not a header of an array: {error}") from None
     if dtype != np.uint8 or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3)) or 0 in shape:
         raise ValueError(f"an array of {dtype} and shape {shape}; images are uint8 of (height, width[, 1 or 3])")
     if math.prod(shape) != len(data) - stream.tell():

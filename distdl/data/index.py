@@ -32,7 +32,7 @@ SUFFIX = ".ddx"
 _MAGIC = b"distddx\x01"  # the last byte is the version
 _HEADER = struct.Struct("<8s6Q16s16s")
 _OWN_CHECKSUM = slice(_HEADER.size - 16, _HEADER.size)
-_RESERVED = re.compile(r"__[^/]*__($|/)")  # webdataset's own metadata, such as __hash__.json: never a sample
+_RESERVED = re.compile(r"__[^/]*__($|/)")  # webdataset keeps such names for itself: __info__, __info__/1.txt
 _MOST_EXTENSIONS = 1 << 16
 
 Columns = npt.NDArray[np.uint64]
@@ -156,7 +156,10 @@ def read(path: Path) -> ShardIndex:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """A member's name -> (key, extension in lower case), as webdataset does; None for a member that is no sample's."""
+    """A member's name -> (key, extension in lower case), as webdataset does; None for a member that is no sample's.
+
+    Hidden files such as macOS's `d/._1.jpg` are no sample's; webdataset makes one of them, with the key `d/`.
+    """
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
     if not stem or not dot or _RESERVED.match(name):

@@ -218,7 +218,7 @@ class _ImageFile:
 def imagefolder(src: Path | None, *, holdout: float = 0.0) -> Corpus:
     """SRC/<split>/<class>/... or SRC/<class>/...; files are copied byte by byte.
 
-    `holdout`: the share of each class that becomes the split val, where SRC has no splits of its own. Samples are in
+    `holdout`: the share of each class that becomes the split test, where SRC has no splits of its own. Samples are in
     an order that mixes the classes and depends on the names alone.
     """
     src = _folder(src, "a folder per class, or train/, val/ and test/ with a folder per class in each")
@@ -255,7 +255,7 @@ def imagefolder(src: Path | None, *, holdout: float = 0.0) -> Corpus:
             n_held_out = round(len(files) * holdout)
             splits.setdefault(split, []).extend(files[n_held_out:])
             if n_held_out:
-                splits.setdefault("val", []).extend(files[:n_held_out])
+                splits.setdefault("test", []).extend(files[:n_held_out])
     empty = [split for split, files in splits.items() if not files]
     if empty:
         raise UserError(f"the split {empty[0]} has no images", where=str(folders.get(empty[0], src)))

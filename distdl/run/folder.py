@@ -27,6 +27,12 @@ class RunFolder:
         return self.path.name
 
     @property
+    def shown(self) -> str:
+        """The path as a person would write it: relative where it lies below the working folder."""
+        path = self.path.absolute()
+        return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+    @property
     def config(self) -> Path:
         return self.path / "config.yaml"
 

@@ -178,7 +178,7 @@ def closing_summary(
 ) -> list[str]:
     """The last lines of a run: what came of it, where it lies and what to do next. `best` is (metric, value, step)."""
     rate = f", {rate_text(samples_per_s)}" if samples_per_s is not None else ""
-    lines = [f"{outcome}: step {step}/{total_steps} in {wall_s / 60:.1f} min{rate}"]
+    lines = [f"{outcome}: step {step}/{total_steps} in {duration(wall_s)}{rate}"]
     if best is not None:
         name, value, best_step = best
         lines.append(f"best {metric_text(name, value)} at step {best_step}")

@@ -164,7 +164,7 @@ class Update:
             return
         else:
             factor = self._global_batch / max(1.0, float(count))
-        torch._foreach_mul_([p.grad for p in self._parameters], factor)
+        torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], factor)
 
 
 class Buffers:

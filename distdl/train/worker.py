@@ -196,7 +196,7 @@ def _describe(run: Run, folder: RunFolder, say: Callable[[str], None]) -> None:
     say(
         f"{run.config.model.name} ({n_parameters:,} parameters) on {n_workers} worker{'s' * (n_workers > 1)} "
         f"({workers[0]['device']}, {collectives.backend_name() or 'alone'}), {run.plan.n_samples:,} samples, "
-        f"{run.total_steps:,} steps of {run.config.train.global_batch}; run folder {folder.path}"
+        f"{run.total_steps:,} steps of {run.config.train.global_batch}; run folder {folder.shown}"
     )
 
 
@@ -250,7 +250,7 @@ def _summary(run: Run, folder: RunFolder, outcome: str) -> list[str]:
         total_steps=run.total_steps,
         wall_s=run.state.time_s,
         samples_per_s=run.state.position / seconds if seconds else None,
-        folder=folder.path,
+        folder=Path(folder.shown),
         best=(best["metric"], best["value"], best["step"]) if best else None,
         next_lines=next_lines,
     )

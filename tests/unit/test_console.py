@@ -262,7 +262,7 @@ def test_closing_summary_says_what_came_of_the_run_and_what_to_do_next() -> None
     )
 
     assert lines == [
-        "done: step 2345/2345 in 12.3 min, 3,412 samples/s",
+        "done: step 2345/2345 in 12m18s, 3,412 samples/s",
         "best top1 99.02 % at step 2100",
         "run folder runs/lenet5",
         "next: distdl eval runs/lenet5",

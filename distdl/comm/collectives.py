@@ -66,7 +66,8 @@ def _echoes() -> Iterator[None]:
     except (RuntimeError, ConnectionError) as error:  # DistBackendError, DistNetworkError and gloo's are RuntimeErrors
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise PeerLost(f"lost contact with the other workers: {str(error).splitlines()[0]}") from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise PeerLost(f"lost contact with the other workers: {reason}") from error
 
 
 class Pending:

@@ -44,10 +44,10 @@ def fit(run: Run, track: Track, checkpoints: Checkpoints, stops: StopRequests) -
         meter.add(loss_and_count, samples=n_samples, wait_s=batch.wait_s)
         track.progress(state.step)
 
-        # A vote cast in step t is read at the end of t + 1: no wait. Before a save this step's own is waited for.
+        # A vote cast in step t is read at the end of t + 1: no wait. What is saved has counted this step's own as well.
         votes = vote.cast(bad=batch.n_bad, **stops.votes(), **schedule.votes(run.world.rank == 0))
         due = schedule.now(state.step, state.position, n_samples, votes)
-        if "save" in due:
+        if due & {"eval", "save"} or agreed_stop(votes):
             votes = Counter(votes) + Counter(vote.drain())
         count_bad_samples(run, track, votes["bad"])
         stop = agreed_stop(votes)

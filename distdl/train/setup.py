@@ -88,14 +88,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         raise UserError(
             f"{config.train.epochs} epochs of {plan.n_samples} samples are not one step", where="train.epochs"
         )
-    best = config.checkpoint.best
-    if best and best not in ("loss", *task.metric_names):
-        known = ("loss", *task.metric_names)
-        raise UserError(
-            f"this task has no metric '{best}'{did_you_mean(best, known)}",
-            where="checkpoint.best",
-            fix=f"It has: {', '.join(known)}.",
-        )
+    _check_best(config, task)
     make = LoaderFactory(config, world, device, model)
     return Run(
         config=config,
@@ -120,6 +113,15 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
     )
 
 
+def _check_best(config: Config, task: Any) -> None:
+    best, known = config.checkpoint.best, ("loss", *task.metric_names)
+    if best and best not in known:
+        what = f"this task has no metric '{best}'{did_you_mean(best, known)}"
+        raise UserError(what, where="checkpoint.best", fix=f"It has: {', '.join(known)}.")
+    if best and not config.data.eval_sets:
+        raise UserError("there is nothing to evaluate on", where="checkpoint.best", fix="Set data.eval.shards as well.")
+
+
 def build_task(config: Config) -> Any:
     function = registry.resolve(config.task.name, registry.TASKS, "task")
     kind = f"task '{config.task.name}'"
@@ -130,6 +132,8 @@ def build_model(config: Config, device: torch.device) -> nn.Module:
     """With the same initial weights on every worker."""
     torch.manual_seed(config.train.seed)
     model = models.build(config.model.name, config.model.args)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UserError("this network has nothing to train", where=f"model.name: {config.model.name}")
     model.to(device)
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs

@@ -69,6 +69,8 @@ def restore(
     found = collectives.on_rank0(found_state)
     if found is None:
         _send_initial_weights(engine)
+        if ema:
+            load_into(ema.averages, {name: p.detach() for name, p in engine.model.named_parameters()}, "ema")
         return None
     tensors = _broadcast(checkpoint.tensors if checkpoint else {})
     load_into(engine.model.state_dict(keep_vars=True), _part(tensors, "model/"), "model")

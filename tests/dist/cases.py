@@ -1,0 +1,190 @@
+"""What the tests of this folder have every worker do. A case returns something that JSON can carry."""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+from torch import Tensor
+
+from distdl.comm import collectives
+from distdl.comm.vote import Vote
+from distdl.errors import PeerLost, UserError
+from distdl.train import micro_batch, step
+from distdl.train.evaluate import Interrupted, evaluate
+from distdl.train.signals import StopRequests
+
+# --- collectives ---
+
+
+def sum_of_ranks() -> Any:
+    total = collectives.sum_(torch.full((3,), float(collectives.rank() + 1)))
+    halves = collectives.sum_(torch.full((2,), 0.5, dtype=torch.float64))
+    return [total.tolist(), halves.tolist()]
+
+
+def sums_in_flight() -> Any:
+    """Several sums begun before the first is waited for."""
+    tensors = [torch.full((1000,), float(collectives.rank() + i)) for i in range(5)]
+    pending = [collectives.start_sum(tensor) for tensor in tensors]
+    for each in pending:
+        each.wait()
+    return [[tensor[0].item(), pending[i].test()] for i, tensor in enumerate(tensors)]
+
+
+def broadcast_of_any_strides() -> Any:
+    """Each worker has other values and rank 0's arrive, in tensors that are not contiguous."""
+    mine = torch.arange(12.0).reshape(3, 4) + 100 * collectives.rank()
+    image = mine.reshape(1, 3, 2, 2).contiguous(memory_format=torch.channels_last)
+    column, transposed = mine[:, 1], mine.t()
+    collectives.broadcast_(column)
+    collectives.broadcast_(image)
+    collectives.broadcast_(transposed[2:])
+    return {"matrix": mine.tolist(), "image": image.flatten().tolist(), "strides": image.stride()}
+
+
+def json_from_rank_0(value: Any) -> Any:
+    return collectives.broadcast_json(value if collectives.rank() == 0 else "another")
+
+
+def json_of_every_rank() -> Any:
+    mine = ["", "äöü", list(range(1000)), {"a": None}][collectives.rank()]
+    return collectives.gather_json(mine)
+
+
+def rank_0_alone(fails: bool) -> Any:
+    calls = []
+
+    def action() -> Any:
+        calls.append(collectives.rank())
+        if fails:
+            raise UserError("no such folder", where="a.yaml:3", fix="Make it.")
+        return {"made": True}
+
+    try:
+        return {"value": collectives.on_rank0(action), "calls": calls}
+    except UserError as error:
+        return {"error": [error.what, error.where, error.fix], "calls": calls}
+
+
+def rank_0_before_the_others(path: str) -> Any:
+    """Rank 0 takes its time to write a file that the others find."""
+
+    def action() -> bool:
+        found = Path(path).exists()
+        if collectives.rank() == 0:
+            time.sleep(0.2)
+            Path(path).touch()
+        return found
+
+    return collectives.rank0_first(action)
+
+
+def rank_0_fails_before_the_others() -> Any:
+    calls = []
+
+    def action() -> None:
+        calls.append(collectives.rank())
+        raise UserError("no such folder")
+
+    try:
+        collectives.rank0_first(action)
+    except UserError as error:
+        return {"error": error.what, "calls": calls}
+    return None
+
+
+def lose_a_peer() -> Any:
+    """Rank 1 ends without a word while the others wait for it."""
+    if collectives.rank() == 1:
+        os._exit(1)
+    try:
+        collectives.sum_(torch.ones(1))
+    except PeerLost as error:
+        return str(error)
+    return None
+
+
+def hang() -> None:
+    if collectives.rank() == 1:
+        time.sleep(1000)
+    collectives.barrier()
+
+
+def fail_on_rank(rank: int) -> None:
+    if collectives.rank() == rank:
+        raise ValueError("a bug on one worker")
+
+
+# --- votes ---
+
+
+def votes(n_steps: int, asks: dict[str, int]) -> Any:
+    """`asks`: rank -> the step in which it votes for a stop. What each step reads, and the rest at the end."""
+    vote = Vote("stop", "bad")
+    mine = asks.get(str(collectives.rank()))
+    read = [vote.cast(stop=int(number == mine), bad=1) for number in range(n_steps)]
+    return {"read": read, "rest": vote.drain(), "after": vote.drain()}
+
+
+# --- training ---
+
+
+def train(corpus: str, overrides: dict[str, Any]) -> Any:
+    """Trains to the end of the run; weights, buffers, the losses of this worker, and how many of its rows counted."""
+    run = tiny.build(tiny.config(Path(corpus), overrides))
+    micro_batch.settle(run)
+    sums = []
+    try:
+        for batch in run.host_batches():
+            n_samples = min(run.config.train.global_batch, run.end - run.state.position)
+            sums.append(step.train_step(run, batch).tolist())
+            run.state.advance(n_samples)
+    finally:
+        run.close()
+    network = run.engine.model
+    return {
+        "weights": {name: value.detach().flatten().tolist() for name, value in network.named_parameters()},
+        "buffers": {name: value.flatten().tolist() for name, value in network.named_buffers()},
+        "sums": sums,
+        "micro_batch": run.state.micro_batch,
+    }
+
+
+def sample_ids(corpus: str, overrides: dict[str, Any]) -> Any:
+    """[[id, valid, label and pixels as a hash], ...] of this worker's rows, for each step."""
+    run = tiny.build(tiny.config(Path(corpus), overrides))
+    try:
+        return [_rows(batch.tensors) for batch in run.host_batches()]
+    finally:
+        run.close()
+
+
+def _rows(batch: dict[str, Tensor]) -> list[list[Any]]:
+    contents = [
+        hashlib.sha256(image.numpy().tobytes() + bytes([label])).hexdigest()[:16]
+        for image, label in zip(batch["image"], batch["label"].tolist())
+    ]
+    return [list(row) for row in zip(batch["sample_id"].tolist(), batch["valid"].tolist(), contents)]
+
+
+# --- evaluation ---
+
+
+def evaluation(corpus: str, overrides: dict[str, Any], stopped_rank: int | None = None) -> Any:
+    """The result, its floats in hex: every bit counts. Or what stopped it, after a signal to one worker."""
+    run = tiny.build(tiny.config(Path(corpus), overrides))
+    stops = StopRequests()
+    if collectives.rank() == stopped_rank:
+        stops._on_preempt(0, None)
+    try:
+        loader = run.eval_loaders["eval"]
+        result = evaluate(run.engine.model, run.task, loader, run.device, run.config.train, stops)
+    except Interrupted as interrupted:
+        return {"stopped": interrupted.stop}
+    finally:
+        run.close()
+    return {name: float(value).hex() for name, value in result.items()}

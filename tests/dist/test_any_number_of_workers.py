@@ -1,0 +1,62 @@
+"""What must not depend on the number of workers: which samples make a global batch, and an evaluation's result."""
+
+import cases
+import pytest
+import tiny
+
+pytestmark = pytest.mark.timeout(60)
+
+N = 45
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return tiny.write_corpus(tmp_path_factory.mktemp("data") / "corpus", N, bad=(3, 30))
+
+
+@pytest.mark.parametrize("n_workers", [2, 3, 4])
+@pytest.mark.parametrize("policy", ["mask", "substitute"])
+def test_every_global_batch_has_the_same_rows(workers, corpus, policy, n_workers):
+    overrides = {
+        "train.global_batch": 7,
+        "train.steps": None,
+        "train.epochs": 2.5,
+        "data.bad_sample": policy,
+        "data.train": {"shards": str(corpus), "transforms": [{"random_crop": {"size": 4, "padding": 1}}, "flip"]},
+    }
+
+    alone = cases.sample_ids(str(corpus), overrides)
+    together = workers(n_workers).run("sample_ids", corpus=str(corpus), overrides=overrides)
+
+    for step, rows in enumerate(alone):
+        assert [row for worker in together for row in worker[step]] == rows
+    assert len(alone) == len(together[0]) == -(-round(2.5 * N) // 7)
+
+
+def test_an_epoch_has_every_sample_once(corpus):
+    overrides = {"train.global_batch": 9, "train.steps": None, "train.epochs": 1}
+
+    steps = cases.sample_ids(str(corpus), overrides)
+
+    assert sorted(sample_id for rows in steps for sample_id, *_ in rows) == list(range(N))
+
+
+@pytest.mark.parametrize("n_workers", [2, 3])
+@pytest.mark.parametrize("eval_batch", [4, 45, 64])  # 12 batches; one: the other workers have none
+@pytest.mark.parametrize("model", ["tiny:perceptron", "tiny:with_batch_norm"])
+def test_an_evaluation_has_the_same_bits(workers, corpus, model, eval_batch, n_workers):
+    overrides = {"model.name": model, "data.eval": {"shards": str(corpus)}, "train.eval_batch": eval_batch}
+
+    alone = cases.evaluation(str(corpus), overrides)
+    together = workers(n_workers).run("evaluation", corpus=str(corpus), overrides=overrides)
+
+    assert together == [alone] * n_workers
+    assert float.fromhex(alone["count"]) == N - 2 and float.fromhex(alone["bad"]) == 2
+
+
+def test_a_stop_signal_to_one_worker_ends_the_evaluation_on_all(workers, corpus):
+    overrides = {"data.eval": {"shards": str(corpus)}, "train.eval_batch": 4}
+
+    results = workers(3).run("evaluation", corpus=str(corpus), overrides=overrides, stopped_rank=2)
+
+    assert results == [{"stopped": "preempted"}] * 3

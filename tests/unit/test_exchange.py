@@ -1,0 +1,101 @@
+"""The buckets of the gradient exchange: which gradients lie where."""
+
+import pytest
+import torch
+from torch import nn
+
+from distdl.comm.exchange import Exchange
+
+MIB = 2**20
+
+
+def parameters(*sizes):
+    return [nn.Parameter(torch.zeros(size)) for size in sizes]
+
+
+def layout(exchange):
+    return [[parameter.numel() for parameter in bucket.parameters] for bucket in exchange.buckets]
+
+
+def test_buckets_are_filled_in_reverse_order_of_registration():
+    assert layout(Exchange(parameters(1, 2, 3, 4), bucket_mib=1)) == [[4, 3, 2, 1]]
+
+
+def test_a_bucket_is_bounded_and_a_larger_tensor_gets_its_own():
+    exchange = Exchange(parameters(10, 300, 40, 60), bucket_mib=400 / MIB)  # 100 elements of 4 bytes
+
+    assert layout(exchange) == [[60, 40], [300], [10]]
+
+
+def test_a_bucket_has_one_kind_of_element():
+    half = nn.Parameter(torch.zeros(5, dtype=torch.bfloat16))
+    single = parameters(3, 4)
+
+    exchange = Exchange([single[0], half, single[1]], bucket_mib=1)
+
+    assert layout(exchange) == [[4], [5], [3]]
+    assert [bucket.flat.dtype for bucket in exchange.buckets] == [torch.float32, torch.bfloat16, torch.float32]
+
+
+def test_only_the_last_bucket_has_an_extra_element_which_carries_the_sample_count():
+    exchange = Exchange(parameters(10, 20), bucket_mib=80 / MIB)
+    exchange.attach()
+
+    count = exchange.all_reduce(7)
+
+    assert [bucket.flat.numel() for bucket in exchange.buckets] == [20, 10 + 1]
+    assert count.shape == () and count == 7
+    assert exchange.buckets[-1].flat[-1] == 7
+
+
+def test_backward_writes_the_gradients_straight_into_the_bucket():
+    weights = parameters(2, 3)
+    exchange = Exchange(weights, bucket_mib=1)
+    exchange.attach()
+
+    (weights[0].sum() * 5 + weights[1].sum() * 7).backward()
+    (weights[0].sum() * 5).backward()  # the next micro-batch adds
+
+    assert exchange.buckets[0].flat.tolist() == [7, 7, 7, 10, 10, 0]
+    assert weights[0].grad.data_ptr() == exchange.buckets[0].flat[3:].data_ptr()
+
+
+def test_attaching_clears_what_the_step_before_left_and_takes_back_a_gradient_that_was_replaced():
+    (weight,) = parameters(2)
+    exchange = Exchange([weight], bucket_mib=1)
+    exchange.attach()
+    weight.sum().backward()
+    weight.grad = None
+
+    exchange.attach()
+
+    assert weight.grad is not None and weight.grad.tolist() == [0, 0]
+    assert weight.grad.data_ptr() == exchange.buckets[0].flat.data_ptr()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_gradient_has_the_strides_of_its_parameter(memory_format):
+    conv = nn.Conv2d(3, 4, 2).to(memory_format=memory_format)
+    image = torch.rand(2, 3, 5, 5)
+    conv(image).square().sum().backward()
+    expected = conv.weight.grad.clone()
+
+    exchange = Exchange(list(conv.parameters()), bucket_mib=1)
+    exchange.attach()
+    conv(image).square().sum().backward()
+
+    assert conv.weight.grad.stride() == conv.weight.stride()
+    torch.testing.assert_close(conv.weight.grad, expected, rtol=0, atol=0)
+    assert exchange.buckets[0].flat.numel() == 3 * 4 * 2 * 2 + 4 + 1
+
+
+def test_gradients_do_not_overlap_whatever_the_strides():
+    weights = [nn.Parameter(torch.zeros(4, 3).t()), nn.Parameter(torch.zeros(2, 6)[:, ::2]), *parameters(5)]
+    exchange = Exchange(weights, bucket_mib=1)
+    exchange.attach()
+
+    for value, weight in enumerate(weights, start=1):
+        weight.grad.fill_(value)
+
+    (bucket,) = exchange.buckets
+    assert sorted(bucket.flat[:-1].tolist()) == [1] * 12 + [2] * 6 + [3] * 5

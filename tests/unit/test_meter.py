@@ -1,0 +1,68 @@
+"""Sums and clocks between two log lines."""
+
+import pytest
+import torch
+
+from distdl.train import meter as meters
+from distdl.train.meter import Meter
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    class Clock:
+        now = 50.0
+
+    monkeypatch.setattr(meters.time, "perf_counter", lambda: Clock.now)
+    return Clock
+
+
+@pytest.fixture
+def meter(clock):
+    return Meter(torch.device("cpu"))
+
+
+def add(meter, loss_sum, count, samples=8, wait_s=0.0):
+    meter.add(torch.tensor([loss_sum, count], dtype=torch.float64), samples=samples, wait_s=wait_s)
+
+
+def test_the_loss_is_a_mean_over_rows_and_not_over_steps(meter):
+    add(meter, loss_sum=8.0, count=8)
+    add(meter, loss_sum=7.0, count=2)
+
+    assert meter.reduce()["loss"] == 1.5
+
+
+def test_rates_are_over_the_time_since_the_last_row(meter, clock):
+    for _ in range(4):
+        clock.now += 0.5
+        add(meter, 1.0, 8, samples=32, wait_s=0.1)
+
+    row = meter.reduce()
+
+    assert row == pytest.approx({"loss": 4 / 32, "samples_per_s": 64, "data_wait_s": 0.1, "step_s": 0.5})
+
+
+def test_a_row_begins_at_nothing(meter, clock):
+    add(meter, 100.0, 8)
+    clock.now += 10
+    meter.reduce()
+
+    clock.now += 1
+    add(meter, 8.0, 8)
+
+    assert meter.reduce() == pytest.approx({"loss": 1, "samples_per_s": 8, "data_wait_s": 0, "step_s": 1})
+
+
+def test_time_for_an_evaluation_or_a_save_is_left_out(meter, clock):
+    clock.now += 1
+    add(meter, 8.0, 8)
+    with meter.paused():
+        clock.now += 100
+
+    assert meter.reduce()["step_s"] == pytest.approx(1)
+
+
+def test_rows_that_all_did_not_count_leave_a_loss_of_zero_and_no_error(meter):
+    add(meter, 0.0, 0)
+
+    assert meter.reduce()["loss"] == 0

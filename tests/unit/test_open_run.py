@@ -1,0 +1,116 @@
+"""Starting a run in its folder, and which config may go on with it."""
+
+import pytest
+
+from distdl.config import load
+from distdl.config.schema import Config
+from distdl.errors import UserError
+from distdl.run.open import open_run
+
+
+def config(**train):
+    return Config.model_validate(
+        {
+            "model": {"name": "lenet5"},
+            "data": {"train": {"shards": "data/train"}},
+            "train": {"global_batch": 8, "steps": 5, **train},
+            "optim": {"lr": 0.1},
+        }
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "runs" / "first"
+
+
+def begun(path):
+    """A run that was started and has a checkpoint."""
+    opened = open_run(path, config(), resume=False)
+    opened.lease.close()
+    checkpoint = opened.folder.checkpoints / "step-00000002"
+    checkpoint.mkdir()
+    (checkpoint / "manifest.json").write_text("{}")
+    return opened
+
+
+def test_a_new_run_gets_its_folder_its_config_and_the_lease(path):
+    with open_run(path, config(), resume=False).lease:
+        assert load(path / "config.yaml").config == config()
+        assert (path / "run.json").is_file() and (path / "lease").is_file()
+
+
+def test_a_run_that_is_there_is_refused_unless_it_is_to_be_resumed(path):
+    begun(path)
+
+    with pytest.raises(UserError, match="this run folder exists") as caught:
+        open_run(path, config(), resume=False)
+
+    assert "--resume" in caught.value.fix
+    open_run(path, config(), resume=True).lease.close()
+
+
+def test_resume_starts_a_run_that_is_not_there(path):
+    with open_run(path, config(), resume=True).lease:
+        assert (path / "run.json").is_file()
+
+
+def test_a_run_keeps_its_identity_when_it_is_resumed(path):
+    begun(path)
+    identity = (path / "run.json").read_bytes()
+
+    with open_run(path, config(), resume=True).lease:
+        assert (path / "run.json").read_bytes() == identity
+
+
+def test_settings_that_make_it_another_run_are_refused_and_named(path):
+    begun(path)
+
+    with pytest.raises(UserError) as caught:
+        open_run(path, config(global_batch=16, seed=1), resume=True)
+
+    assert "train.global_batch: 8 -> 16" in str(caught.value) and "train.seed: 0 -> 1" in str(caught.value)
+    assert "--name" in caught.value.fix
+
+
+def test_a_refused_config_is_not_written_and_the_lease_is_free_again(path):
+    begun(path)
+    with pytest.raises(UserError):
+        open_run(path, config(global_batch=16), resume=True)
+
+    with open_run(path, config(), resume=True).lease:
+        assert load(path / "config.yaml").config == config()
+
+
+def test_settings_that_may_change_are_named_and_kept(path):
+    begun(path)
+
+    opened = open_run(path, config(steps=50, log_every=1), resume=True)
+
+    with opened.lease:
+        assert opened.changes == ["train.steps: 5 -> 50", "train.log_every: 20 -> 1"]
+        assert load(path / "config.yaml").config.train.steps == 50
+
+
+def test_a_run_that_has_no_checkpoint_yet_takes_any_config(path):
+    open_run(path, config(), resume=False).lease.close()
+
+    with open_run(path, config(global_batch=16), resume=True).lease:
+        assert load(path / "config.yaml").config.train.global_batch == 16
+
+
+def test_a_second_launch_is_refused_while_the_first_one_runs(path, monkeypatch):
+    monkeypatch.setattr("distdl.run.lease.take.__defaults__", (0.1,))
+
+    with open_run(path, config(), resume=False).lease, pytest.raises(UserError, match="another launch is writing here"):
+        open_run(path, config(), resume=True)
+
+
+def test_a_folder_of_something_else_is_left_alone(path):
+    path.mkdir(parents=True)
+    (path / "thesis.tex").touch()
+
+    with pytest.raises(UserError, match="not a run folder"):
+        open_run(path, config(), resume=True)
+
+    assert [entry.name for entry in path.iterdir()] == ["thesis.tex"]

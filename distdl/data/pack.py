@@ -246,7 +246,7 @@ def imagefolder(src: Path | None, *, holdout: float = 0.0) -> Corpus:
     ]
     for split, (by_class, _) in found.items():
         if missing := [name for name in classes if name not in by_class]:
-            notes.append(f"{split}: has no images of {len(missing)} classes: {', '.join(missing[:5])}")
+            notes.append(f"{split}: has no images of {len(missing)} of the classes: {', '.join(missing[:5])}")
     splits: dict[str, list[_ImageFile]] = {}
     for split, (by_class, _) in found.items():
         for label, name in enumerate(classes):

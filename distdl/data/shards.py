@@ -19,7 +19,8 @@ from distdl.errors import UserError
 from distdl.run.folder import fsync_folder
 
 DEFAULT_SHARD_BYTES = 256 << 20
-_TAR_BLOCK, _TAR_RECORD = 512, 10240  # a member is padded to a block, an archive to a record
+_TAR_BLOCK = 512  # a member is padded to blocks
+_TAR_END = 2 * _TAR_BLOCK + 10240  # the end mark and, at most, the padding of the archive to records
 _RESERVED_KEY = re.compile(r"__[^/]*__($|/)")
 
 RawSample = Mapping[str, bytes | str | int]  # "__key__", and a value per extension
@@ -36,8 +37,9 @@ def write_shards(
 ) -> Descriptor:
     """Writes a folder of shards; texts and integers (labels) are stored as text. Returns what is in dataset.json.
 
-    A shard is at most `shard_bytes` large (at least one sample) and has at most `shard_samples`. Raises UserError when
-    the folder exists, can't be written, or a key is unfit or comes twice, or there are no samples.
+    A shard is at most `shard_bytes` large (but for one sample that is larger, and for the extra headers of long keys)
+    and has at most `shard_samples`. Raises UserError when the folder exists or can't be written, a key is unfit or
+    comes twice, or there are no samples.
     """
     if shard_bytes < 1 or (shard_samples is not None and shard_samples < 1):
         raise UserError(f"a shard of {shard_bytes} bytes or {shard_samples} samples is too small", where=str(dst))
@@ -99,21 +101,25 @@ def _write_tars(samples: Iterable[RawSample], folder: Path, shard_bytes: int, sh
     # Fixed times and owners make the bytes a function of the samples alone. Without the encoder bytes stay as they are.
     with ShardWriter(pattern, maxcount=1 << 62, maxsize=1 << 62, verbose=0, mtime=0, encoder=False) as writer:
         for sample in samples:
-            _check_key(str(sample["__key__"]), folder)
-            row = {name: str(value).encode() if isinstance(value, int) else value for name, value in sample.items()}
-            row_size = sum(_size_in_tar(value) for name, value in row.items() if name != "__key__")
+            key = str(sample["__key__"])
+            _check_key(key, folder)
+            components = {name: _content(value) for name, value in sample.items() if name != "__key__"}
+            row_size = sum(_size_in_tar(content) for content in components.values())
             if in_shard and (size + row_size > shard_bytes or in_shard == shard_samples):
                 writer.next_stream()
                 in_shard, size = 0, 0
-            writer.write(row)
+            writer.write({"__key__": key, **components})
             n_samples, in_shard = n_samples + 1, in_shard + 1
-            size = (size or _TAR_RECORD) + row_size
+            size = (size or _TAR_END) + row_size
     return n_samples
 
 
-def _size_in_tar(value: bytes | str) -> int:
-    size = len(value.encode() if isinstance(value, str) else value)
-    return _TAR_BLOCK + size + -size % _TAR_BLOCK
+def _content(value: bytes | str | int) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _size_in_tar(content: bytes) -> int:
+    return _TAR_BLOCK + len(content) + -len(content) % _TAR_BLOCK
 
 
 def _check_key(key: str, folder: Path) -> None:

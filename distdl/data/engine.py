@@ -2,7 +2,8 @@
 
 A batch is a dict of CPU tensors: `image` uint8 (rows, height, width, channels), `label` int64 (rows,), `valid` float32
 (rows,), `sample_id` int64 (rows,). Every row is written into its own place by whichever thread comes to it, so nothing
-depends on the number of threads. A row that is padding, or that is bad under the policy "mask", has valid 0.
+depends on the number of threads. A row that is padding, or that is bad under the policy "mask", has valid 0 and the
+label IGNORED.
 """
 
 import time
@@ -18,9 +19,11 @@ import torch
 from distdl.config.schema import SplitConfig
 from distdl.data import transforms
 from distdl.data.dataset import CorruptSample, Dataset, Sample
-from distdl.data.image import decode_image, is_image
+from distdl.data.image import IMAGE_EXTENSIONS, decode_image, is_image
 from distdl.data.order import Rows, seed_of
 from distdl.errors import UserError
+
+IGNORED = -100  # label of rows that don't count; torch's losses leave it out by default
 
 _ROWS_PER_TASK = 32
 
@@ -67,7 +70,7 @@ class Loader:
         self._n_classes, self._seed = n_classes, seed
         self._prefetch, self._policy, self._substitute, self._pin = prefetch, bad_sample, substitute, pin_memory
         self._label = split.label
-        self._image = split.image or self._find_image_component()
+        self._images = (split.image,) if split.image else self._find_image_components()
         has_normalise = bool(split.transforms) and len(self.transforms) < len(split.transforms)
         self._channels = len(self.normalise.mean) if has_normalise else None
         self.image_shape = self._first_shape()
@@ -101,7 +104,7 @@ class Loader:
         n = len(rows)
         tensors = {
             "image": torch.zeros((n, *self.image_shape), dtype=torch.uint8, pin_memory=self._pin),
-            "label": torch.zeros(n, dtype=torch.int64, pin_memory=self._pin),
+            "label": torch.full((n,), IGNORED, dtype=torch.int64, pin_memory=self._pin),
             "valid": torch.zeros(n, dtype=torch.float32, pin_memory=self._pin),
             "sample_id": torch.from_numpy(rows.sample_id.copy()),
         }
@@ -122,8 +125,10 @@ class Loader:
                 continue
             for attempt in range(10):
                 try:
-                    images[row], labels[row] = self._load(sample_id, epoch)
-                    valid[row], ids[row] = rows.valid[row], sample_id
+                    images[row], label = self._load(sample_id, epoch)
+                    ids[row] = sample_id
+                    if rows.valid[row]:
+                        labels[row], valid[row] = label, 1.0
                     break
                 except _BadSample as error:
                     n_bad += int(rows.valid[row])
@@ -155,18 +160,18 @@ class Loader:
 
     def _read(self, sample_id: int) -> Sample:
         try:
-            return self.dataset.read(*self.dataset.locate(sample_id), only=(self._image, self._label))
+            return self.dataset.read(*self.dataset.locate(sample_id), only=(*self._images, self._label))
         except CorruptSample as error:
             raise _BadSample(str(error)) from error
 
     def _decode(self, sample: Sample) -> np.ndarray:
-        content = sample.components.get(self._image)
-        if content is None:
-            raise _BadSample(f"{sample.key} in {sample.shard} has no component '{self._image}'")
+        extension = next((each for each in self._images if each in sample.components), None)
+        if extension is None:
+            raise _BadSample(f"{sample.key} in {sample.shard} has no component '{self._images[0]}'")
         try:
-            image = decode_image(content, self._image)
+            image = decode_image(sample.components[extension], extension)
         except ValueError as error:
-            raise _BadSample(f"{sample.key}.{self._image} in {sample.shard}: {error}") from error
+            raise _BadSample(f"{sample.key}.{extension} in {sample.shard}: {error}") from error
         channels = image.shape[2]
         wanted = self._channels or channels
         if channels == 1 and wanted == 3:
@@ -196,7 +201,8 @@ class Loader:
             )
         return label
 
-    def _find_image_component(self) -> str:
+    def _find_image_components(self) -> tuple[str, ...]:
+        """The first sample's image component; and the other formats, for corpora that mix jpg, jpeg and png."""
         there = self.dataset.extensions(0)
         found = next((extension for extension in there if is_image(extension)), None)
         if found is None or self._label not in there:
@@ -206,7 +212,7 @@ class Loader:
                 where=f"{self.where}: {self.dataset.path}",
                 fix=f"Name the components by {self.where}.image and {self.where}.label.",
             )
-        return found
+        return (found, *(each for each in IMAGE_EXTENSIONS if each != found))
 
     def _first_shape(self) -> tuple[int, int, int]:
         """Shape (height, width, channels) after the transforms, from the first sample that can be decoded."""

@@ -14,6 +14,7 @@ The lanes' lengths differ by at most one, so every epoch is a permutation of all
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +31,7 @@ UInt64s = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 
 _MASK = 2**64 - 1
+_POSITIONS_AT_ONCE = 4096
 _BLOCKS_KEPT = 4  # blocks of C x W ids: two epochs can meet in a step, and batches are made ahead
 
 
@@ -140,11 +142,24 @@ class Plan:
 
     def step_rows(self, position: int, end: int) -> Rows:
         """The global batch that starts at `position`, sorted by lane; rows at or past `end` are padding."""
-        at = np.arange(position, position + self.global_batch, dtype=np.int64)
-        epoch, offset = np.divmod(at, self.epoch_length)
-        by_lane = np.argsort(offset % self.lanes, kind="stable")
-        epoch, offset = epoch[by_lane], offset[by_lane]
-        return Rows(self.ids(epoch, offset), epoch, offset, at[by_lane] < end)
+        return next(self.steps(position, position + self.global_batch, end=end))
+
+    def steps(self, position: int, stop: int, *, end: int) -> Iterator[Rows]:
+        """The global batches that start at `position` and before `stop`. Many are computed at once: numpy's price is
+        the call."""
+        batch = self.global_batch
+        at_once = max(1, _POSITIONS_AT_ONCE // batch)
+        for first in range(position, stop, at_once * batch):
+            n_steps = min(at_once, -(-(stop - first) // batch))
+            at_SB = np.arange(first, first + n_steps * batch, dtype=np.int64).reshape(n_steps, batch)
+            epoch_SB, offset_SB = np.divmod(at_SB, self.epoch_length)
+            by_lane_SB = np.argsort(offset_SB % self.lanes, axis=1, kind="stable")
+            epoch_SB = np.take_along_axis(epoch_SB, by_lane_SB, axis=1)
+            offset_SB = np.take_along_axis(offset_SB, by_lane_SB, axis=1)
+            valid_SB = np.take_along_axis(at_SB, by_lane_SB, axis=1) < end
+            id_SB = self.ids(epoch_SB.ravel(), offset_SB.ravel()).reshape(n_steps, batch)
+            for step in range(n_steps):
+                yield Rows(id_SB[step], epoch_SB[step], offset_SB[step], valid_SB[step])
 
     def ids(self, epoch: Int64s, offset: Int64s) -> Int64s:
         """Sample ids at offsets (0 .. N-1) of epochs, both of one shape (n,)."""

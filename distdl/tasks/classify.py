@@ -1,8 +1,9 @@
 """Classification: cross-entropy, and top-1 / top-5 accuracy. outputs: logits (rows, classes)."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional
+
+from distdl.data.engine import IGNORED
 
 Batch = dict[str, Tensor]
 
@@ -17,15 +18,18 @@ class Classify:
         self.label_smoothing = label_smoothing
 
     def loss(self, outputs_BC: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Sum of the loss over the valid rows and their number, both of shape ()."""
-        loss_B = functional.cross_entropy(
-            outputs_BC.float(), batch["label"], reduction="none", label_smoothing=self.label_smoothing
+        """Sum of the loss over the valid rows (the others have IGNORED as label) and their number, both of shape ()."""
+        loss = functional.cross_entropy(
+            outputs_BC.float(),
+            batch["label"],
+            reduction="sum",
+            ignore_index=IGNORED,
+            label_smoothing=self.label_smoothing,
         )
-        return torch.dot(loss_B, batch["valid"]), batch["valid"].sum()
+        return loss, batch["valid"].sum()
 
     def metrics(self, outputs_BC: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Number of valid rows whose label is the best, or among the best five (all classes if fewer), in fp64."""
+        """Number of valid rows whose label is the best, or among the best five (all classes if fewer)."""
         k = min(5, outputs_BC.shape[1])
         hits_BK = outputs_BC.float().topk(k, dim=1).indices == batch["label"][:, None]
-        valid_B = batch["valid"].double()
-        return {"top1": (hits_BK[:, 0] * valid_B).sum(), "top5": (hits_BK.any(dim=1) * valid_B).sum()}
+        return {"top1": hits_BK[:, 0].sum(), "top5": hits_BK.any(dim=1).sum()}

@@ -28,7 +28,7 @@ Outcome = Literal["done", "preempted", "interrupted"]
 def fit(run: Run, track: Track, checkpoints: Checkpoints, stops: StopRequests) -> Outcome:
     """Trains to the end of the run, or to a stop that all workers agree on. The state is saved when it returns."""
     config, state, clock = run.config, run.state, Clock(run.state.time_s)
-    meter = Meter(run.device)
+    meter = Meter()
     periods = {"log": config.train.log_every, "eval": config.train.eval_every, "save": config.checkpoint.every}
     schedule = Schedule(periods, run.plan.epoch_length, run.end)
     vote = Vote("preempted", "interrupted", "bad", *periods)
@@ -38,10 +38,10 @@ def fit(run: Run, track: Track, checkpoints: Checkpoints, stops: StopRequests) -
         save(run, checkpoints, clock, wait=True)
         return "done"
     for batch in run.host_batches() if stop is None else ():  # resumes inside an epoch
-        loss_and_count = steps.train_step(run, batch)  # forward, backward, exchange, update
+        sums = steps.train_step(run, batch)  # forward, backward, exchange, update
         n_samples = min(config.train.global_batch, run.end - state.position)
         state.advance(n_samples)
-        meter.add(loss_and_count, samples=n_samples, wait_s=batch.wait_s)
+        meter.add(sums, samples=n_samples, wait_s=batch.wait_s)
         track.progress(state.step)
 
         # A vote cast in step t is read at the end of t + 1: no wait. What is saved has counted this step's own as well.
@@ -55,12 +55,13 @@ def fit(run: Run, track: Track, checkpoints: Checkpoints, stops: StopRequests) -
         if "log" in due:
             row = meter.reduce()  # the only host sync
             track.log({"kind": "train", **place(run, clock), **row, "lr": run.lr(state.step - 1, run.total_steps)})
-        with meter.paused():
-            if "eval" in due:
-                state.eval_pending = stop is not None  # a stop comes first; the evaluation is made up for on resume
-                stop = stop or evaluate_all(run, track, clock, stops)
-            if "save" in due or stop or is_best(run):
-                save(run, checkpoints, clock, wait=stop is not None or state.position >= run.end)
+        if due & {"eval", "save"} or stop:
+            with meter.paused():
+                if "eval" in due:
+                    state.eval_pending = stop is not None  # a stop comes first; the evaluation is made up for on resume
+                    stop = stop or evaluate_all(run, track, clock, stops)
+                if "save" in due or stop or is_best(run):
+                    save(run, checkpoints, clock, wait=stop is not None or state.position >= run.end)
         if stop:
             break
     return "done" if state.position >= run.end and not state.eval_pending else stop or "done"

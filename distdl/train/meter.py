@@ -9,31 +9,37 @@ from torch import Tensor
 
 from distdl.comm import collectives
 
+_KEPT = 512  # scalars of a long time between two log lines are added up now and then
+
 
 class Meter:
-    """Loss sum and count since the last `reduce`, in fp64 on the device; seconds on this worker's clock."""
+    """Loss sum and count since the last `reduce`, added up in fp64; seconds on this worker's clock.
 
-    def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(2, dtype=torch.float64, device=device)
+    What a step hands over is only kept, and added up many at a time: a step pays for no operation.
+    """
+
+    def __init__(self) -> None:
         self._reset()
 
     def _reset(self) -> None:
-        self._sums.zero_()
+        self._sums: list[tuple[Tensor, Tensor]] = []  # (loss sum, count), each of shape (), on the device
         self._began = time.perf_counter()
         self._n_steps = 0
         self._samples = 0
         self._wait_s = 0.0
 
-    def add(self, loss_and_count: Tensor, *, samples: int, wait_s: float) -> None:
-        """loss_and_count: shape (2,), on the device; samples: positions that all workers advanced by."""
-        self._sums += loss_and_count
+    def add(self, sums: list[tuple[Tensor, Tensor]], *, samples: int, wait_s: float) -> None:
+        """sums: (loss sum, count) of each micro-batch; samples: positions that all workers advanced by."""
+        self._sums += sums
+        if len(self._sums) >= _KEPT:
+            self._sums = [tuple(self._total())]
         self._n_steps += 1
         self._samples += samples
         self._wait_s += wait_s
 
     def reduce(self) -> dict[str, float]:
         """Mean loss over all workers' rows, and this worker's rates. The one wait for the device outside evaluation."""
-        loss_sum, count = collectives.sum_(self._sums.cpu()).tolist()
+        loss_sum, count = collectives.sum_(self._total().cpu()).tolist()
         elapsed = time.perf_counter() - self._began
         n_steps = max(1, self._n_steps)
         row = {
@@ -44,6 +50,13 @@ class Meter:
         }
         self._reset()
         return row
+
+    def _total(self) -> Tensor:
+        """fp64 (2,) on the device."""
+        if not self._sums:
+            return torch.zeros(2, dtype=torch.float64)
+        losses, counts = zip(*self._sums)
+        return torch.stack([torch.stack([each.double() for each in column]).sum() for column in (losses, counts)])
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

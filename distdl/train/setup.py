@@ -53,9 +53,8 @@ class Run:
     def host_batches(self) -> Iterator[HostBatch]:
         """This worker's share of every batch from the state's position to the end."""
         rank, world_size = self.world.rank, self.world.world_size
-        step = self.config.train.global_batch
-        positions = range(self.state.position, self.end, step)
-        return self.train_loader.stream(self.plan.step_rows(p, self.end).part(rank, world_size) for p in positions)
+        steps = self.plan.steps(self.state.position, self.end, end=self.end)
+        return self.train_loader.stream(rows.part(rank, world_size) for rows in steps)
 
     def close(self) -> None:
         for loader in (self.train_loader, *self.eval_loaders.values()):

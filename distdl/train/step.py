@@ -16,8 +16,8 @@ from distdl.train.setup import Run
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def train_step(run: Run, host: HostBatch) -> Tensor:
-    """Updates the weights once. Returns this worker's (loss sum, valid rows), shape (2,), still on the device."""
+def train_step(run: Run, host: HostBatch) -> list[tuple[Tensor, Tensor]]:
+    """Updates the weights once. Returns (loss sum, valid rows) of each micro-batch, scalars still on the device."""
     config, state, engine = run.config.train, run.state, run.engine
     seed_everything(run.device, config.seed, state.step, run.world.rank)
     n_rows = len(host.tensors["label"])
@@ -34,11 +34,11 @@ def train_step(run: Run, host: HostBatch) -> Tensor:
             outputs = engine.forward(batch["image"], last)
             loss, count = run.task.loss(outputs, batch)
         engine.backward(loss, last)
-        sums.append(torch.stack([loss.detach(), count]))
+        sums.append((loss.detach(), count))
     engine.step(run.lr(state.step, run.total_steps), host.n_valid)
     if run.ema:
         run.ema.update(state.step)
-    return sums[0] if len(sums) == 1 else torch.stack(sums).double().sum(0)
+    return sums
 
 
 def forward(

@@ -141,7 +141,7 @@ def train(corpus: str, overrides: dict[str, Any]) -> Any:
     try:
         for batch in run.host_batches():
             n_samples = min(run.config.train.global_batch, run.end - run.state.position)
-            sums.append(step.train_step(run, batch).tolist())
+            sums.append([sum(map(float, column)) for column in zip(*step.train_step(run, batch))])
             run.state.advance(n_samples)
     finally:
         run.close()
@@ -165,7 +165,7 @@ def sample_ids(corpus: str, overrides: dict[str, Any]) -> Any:
 
 def _rows(batch: dict[str, Tensor]) -> list[list[Any]]:
     contents = [
-        hashlib.sha256(image.numpy().tobytes() + bytes([label])).hexdigest()[:16]
+        hashlib.sha256(image.numpy().tobytes() + str(label).encode()).hexdigest()[:16]
         for image, label in zip(batch["image"], batch["label"].tolist())
     ]
     return [list(row) for row in zip(batch["sample_id"].tolist(), batch["valid"].tolist(), contents)]

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch.nn import functional
 
+from distdl.data.engine import IGNORED
 from distdl.tasks.classify import Classify
 
 
 def batch(labels, valid=None):
     labels = torch.tensor(labels)
-    return {"label": labels, "valid": torch.ones(len(labels)) if valid is None else torch.tensor(valid)}
+    valid = torch.ones(len(labels)) if valid is None else torch.tensor(valid)
+    return {"label": torch.where(valid > 0, labels, IGNORED), "valid": valid}
 
 
 @pytest.fixture
@@ -38,17 +40,17 @@ def test_masked_rows_count_for_nothing(logits_BC):
 
     torch.testing.assert_close(loss, alone)
     assert count == 3
-    everything_right = functional.one_hot(some["label"], 10).float()
+    everything_right = functional.one_hot(torch.arange(6), 10).float()
     assert task.metrics(everything_right, some) == {"top1": 3, "top5": 3}
 
 
-def test_top1_and_top5_count_hits_in_fp64():
+def test_top1_and_top5_count_hits():
     ranked = torch.arange(10.0).flip(0).expand(3, 10)  # class 0 is the best, class 9 the worst
 
     hits = Classify().metrics(ranked, batch([0, 4, 5]))
 
     assert {name: float(value) for name, value in hits.items()} == {"top1": 1, "top5": 2}
-    assert all(value.dtype == torch.float64 and value.shape == () for value in hits.values())
+    assert all(not value.is_floating_point() and value.shape == () for value in hits.values())
 
 
 def test_with_fewer_than_five_classes_every_row_is_in_the_top5():

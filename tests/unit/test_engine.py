@@ -175,3 +175,14 @@ def test_leaving_the_stream_early_leaves_nothing_running(packed, loader):
 
     with pytest.raises(RuntimeError, match="shutdown"):
         list(reading.stream([Rows.of(np.array([0]))]))
+
+
+def test_a_corpus_may_mix_image_formats(tmp_path, loader):
+    jpeg = cv2.imencode(".jpg", np.full((4, 4), 200, np.uint8))[1].tobytes()
+    mixed = [{"__key__": "a", "png": png(1), "cls": b"0"}, {"__key__": "b", "jpg": jpeg, "cls": b"1"}]
+    shards.write_shards(mixed, tmp_path / "x", classes=["0", "1"], kind="test")
+
+    (batch,) = loader(tmp_path / "x").stream([Rows.of(np.array([0, 1]))])
+
+    assert batch.n_bad == 0
+    assert batch.tensors["image"][:, 0, 0, 0].tolist() == [1, 200]

@@ -18,11 +18,11 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def meter(clock):
-    return Meter(torch.device("cpu"))
+    return Meter()
 
 
 def add(meter, loss_sum, count, samples=8, wait_s=0.0):
-    meter.add(torch.tensor([loss_sum, count], dtype=torch.float64), samples=samples, wait_s=wait_s)
+    meter.add([(torch.tensor(loss_sum), torch.tensor(float(count)))], samples=samples, wait_s=wait_s)
 
 
 def test_the_loss_is_a_mean_over_rows_and_not_over_steps(meter):

@@ -38,7 +38,6 @@ class Checkpoints:
     ) -> None:
         self.folder, self.keep = folder, keep
         self._warn, self._still_ours = warn, still_ours
-        self._run_id = folder.run_id()
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._failures_in_a_row = 0
@@ -86,7 +85,7 @@ class Checkpoints:
         part = self.folder.checkpoints / f".{folder_name(step)}.part"
         try:
             shutil.rmtree(part, ignore_errors=True)
-            format.write(part, tensors, state, run_id=self._run_id, step=step)
+            format.write(part, tensors, state, run_id=self.folder.run_id(), step=step)
             self._commit(part, step)
             self._prune(best_step)
         except Exception as error:

@@ -74,10 +74,10 @@ class Place:
         path.write_text(yaml.safe_dump(config, sort_keys=False))
         return path
 
-    def start(self, *arguments, launcher=(sys.executable, "-m", "distdl"), **environment) -> subprocess.Popen:
+    def start(self, *arguments, launcher=(sys.executable, "-m", "distdl"), cwd=None, **environment) -> subprocess.Popen:
         return subprocess.Popen(
             [*launcher, *map(str, arguments)],
-            cwd=self.path,
+            cwd=cwd or self.path,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,6 +1,7 @@
 """The same run however it is started and on however many workers; and what may change between its two halves."""
 
 import json
+import socket
 import sys
 
 import pytest
@@ -32,6 +33,32 @@ def test_under_torchrun_an_existing_run_is_refused_by_all_workers(place):
 
     assert again.code != 0
     assert "this run folder exists" in again.output
+
+
+def test_only_rank_0_needs_to_see_the_run_folder(place, tmp_path_factory):
+    # Two hosts that share nothing: rank 1 starts in another folder, with its own copy of the shards.
+    elsewhere = tmp_path_factory.mktemp("other-host")
+    (elsewhere / "digits").symlink_to((place.path / "digits").resolve())
+
+    def start_both(config, *arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        ranks = [
+            place.start("train", config, *arguments, cwd=folder, RANK=str(rank), LOCAL_RANK="0", **common)
+            for rank, folder in enumerate((place.path, elsewhere))
+        ]
+        outputs = [process.communicate(timeout=90)[0] for process in ranks]
+        assert [process.returncode for process in ranks] == [0, 0], outputs
+
+    start_both(place.config(model__name="faulty:lenet5", train__steps=20, schedule__name="constant"))
+    start_both(place.config(model__name="faulty:lenet5", train__steps=40, schedule__name="constant"), "--resume")
+
+    whole = place.config(model__name="faulty:lenet5", schedule__name="constant")
+    assert place.run("train", whole, "--nproc", 2, "--name", "whole").code == 0
+    assert place.hash("run") == place.hash("whole")
+    assert not (elsewhere / "runs").exists()
 
 
 def test_loss_curves_of_1_to_4_workers_agree(place):

@@ -168,7 +168,14 @@ def _restore(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], N
         say(f"started from the weights of {launch.start_from}")
         return False
     _check_same_data(run, context)
+    changed = [
+        f"{name} {context[name]} -> {run.description[name]}"
+        for name in ("world_size", "threads", "torch")
+        if context[name] != run.description[name]
+    ]
     say(f"resumed at step {run.state.step}, epoch {run.epoch:.2f}")
+    if changed:
+        say(f"the same samples as before, but other rounding: {', '.join(changed)}")
     return True
 
 

@@ -164,7 +164,7 @@ def main():
         "torch": torch.__version__,
     }
     print(json.dumps(result, indent=2))
-    raw = Path(__file__).parent / "results" / "step_overhead.json"
+    raw = Path(__file__).parent / "results" / f"step_overhead-{arguments.threads}-threads.json"
     raw.write_text(json.dumps({**result, "seconds": times}) + "\n")
 
 

@@ -50,6 +50,10 @@ def train(arguments: Arguments) -> int:
     if worker.is_supervised():
         folder = RunFolder(Path(os.environ["DISTDL_RUN_FOLDER"]))
         return _work(arguments, load(folder.config).config, world or WorldInfo(), folder.path, folder, worker.fence())
+    if arguments.weights_only and not arguments.start_from:
+        raise UserError("whose weights?", where="command line --weights-only", fix="Add --from RUN.")
+    if arguments.max_restarts < 0:
+        raise UserError(f"{arguments.max_restarts} is less than none", where="command line --max-restarts")
     config = load(arguments.config, _overrides(arguments)).config
     path = runs_root() / _run_name(arguments)
     if world is not None:
@@ -103,9 +107,11 @@ def _overrides(arguments: Arguments) -> list[str]:
 
 
 def _run_name(arguments: Arguments) -> str:
-    name = arguments.name or Path(arguments.config).stem
-    if not re.fullmatch(r"[\w][\w.+=-]*", name):
-        raise UserError(f"'{name}' can't be the name of a folder below runs/", fix="Use letters, digits and . _ - + =")
+    name = Path(arguments.config).stem if arguments.name is None else arguments.name
+    if not re.fullmatch(r"[\w][\w.+=-]{0,99}", name):
+        raise UserError(
+            f"'{name}' can't be the name of a folder below runs/", fix="Use up to 100 letters, digits and . _ - + ="
+        )
     return name
 
 
@@ -142,12 +148,12 @@ def evaluate(arguments: Arguments) -> int:
     from distdl.train.evaluate_run import evaluate_config, evaluate_run
 
     what = Path(arguments.run)
-    if what.suffix in (".yaml", ".yml") and what.is_file():
+    if what.suffix in (".yaml", ".yml"):
         rows = evaluate_config(what, arguments.overrides, arguments.weights)
     else:
         if arguments.weights:
             raise UserError("--weights goes with a config, not with a run", fix="A run's own: --step N or --step best.")
-        rows = evaluate_run(arguments.run, arguments.step, arguments.overrides)
+        rows = evaluate_run(arguments.run, arguments.step, arguments.overrides, _warn)
     _print_json(rows)
     return EXIT_DONE
 
@@ -167,7 +173,7 @@ def hash_(arguments: Arguments) -> int:
     from distdl.checkpoint.load import at_step, weights_hash
     from distdl.run.folder import find
 
-    checkpoint = at_step(find(arguments.run), arguments.step, only="model/")
+    checkpoint = at_step(find(arguments.run), arguments.step, only="model/", warn=_warn)
     print(f"{weights_hash(checkpoint)}  {arguments.run}@{checkpoint.step}")
     return EXIT_DONE
 
@@ -199,6 +205,9 @@ def zoo(arguments: Arguments) -> int:
 def parse(argv: Sequence[str] | None) -> Arguments:
     """Overrides (a.b=c) may stand anywhere, also behind options, where argparse alone doesn't look for them."""
     top = parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        top.print_help(sys.stderr)
+        top.exit(EXIT_USER_ERROR)
     arguments, rest = top.parse_known_args(argv)
     unknown = [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]
     if unknown:
@@ -277,6 +286,10 @@ def _add(commands: Any, name: str, run: Callable[[Arguments], int] | None, text:
     if run is not None:
         command.set_defaults(command=run)
     return command
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _print_json(value: Any) -> None:

@@ -2,7 +2,8 @@
 # Trains on every GPU of this machine; without one, on two CPU workers. Run it again to go on with a run that was stopped.
 #   launch/workstation.sh CONFIG [a.b=c ...]
 set -euo pipefail
-config=${1:?usage: launch/workstation.sh CONFIG [a.b=c ...]}
+[ $# -gt 0 ] || { echo "usage: launch/workstation.sh CONFIG [a.b=c ...]" >&2; exit 2; }
+config=$1
 shift
-gpus=$(ls -d /dev/nvidia[0-9]* 2>/dev/null | wc -l)
+gpus=$(find /dev -maxdepth 1 -name "nvidia[0-9]*" | wc -l)
 exec distdl train "$config" "$@" --nproc "$((gpus > 0 ? gpus : 2))" --resume

@@ -29,13 +29,13 @@ PIXELS = 16
 
 
 def write_corpus(folder: Path, n_samples: int, *, bad: Iterable[int] = ()) -> Path:
-    """Noise images with label id % 10, seven to a shard; the labels of the samples `bad` can't be read."""
+    """Noise images with label id % 10, seven to a shard; the images of the samples `bad` can't be read."""
     images = np.random.default_rng(0).integers(0, 256, (n_samples, 4, 4, 1), dtype=np.uint8)
     samples = [
         {
             "__key__": f"{i:05}",
-            "png": cv2.imencode(".png", image)[1].tobytes(),
-            "cls": b"unreadable" if i in set(bad) else i % CLASSES,
+            "png": b"unreadable" if i in set(bad) else cv2.imencode(".png", image)[1].tobytes(),
+            "cls": i % CLASSES,
         }
         for i, image in enumerate(images)
     ]

@@ -54,7 +54,7 @@ def write(folder: Path, tensors: Tensors, state: Json, *, run_id: str, step: int
     tensors: CPU tensors by logical name; equal storage, shape and strides under two names means a tied tensor.
     state: JSON; whatever else must survive.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir()
     files: dict[str, dict[str, torch.Tensor]] = {}
     aliases: dict[str, str] = {}
     first_name: dict[tuple[Any, ...], str] = {}

@@ -74,16 +74,21 @@ def newest(folder: RunFolder, warn: Callable[[str], None], only: str | None = No
     return None
 
 
-def at_step(folder: RunFolder, step: int | str | None, only: str | None = None) -> Checkpoint:
-    """The checkpoint of a step, "best", or None for the newest whole one. Raises UserError if there is none such."""
+def at_step(
+    folder: RunFolder, step: int | str | None, only: str | None = None, warn: Callable[[str], None] = print
+) -> Checkpoint:
+    """The checkpoint of a step, "best", or None for the newest whole one; damaged ones passed over are told to `warn`.
+
+    Raises UserError if there is none such.
+    """
     there = dict(committed(folder))
     if step is None:
-        checkpoint = newest(folder, warn=lambda message: None, only=only)
+        checkpoint = newest(folder, warn, only)
         if checkpoint is None:
             raise UserError("this run has no checkpoint yet", where=str(folder.path))
         return checkpoint
     if step == "best":
-        step = _best_step(folder)
+        step = _best_step(folder, warn)
     try:
         wanted = int(step)
         return load(folder, wanted, there[wanted], only)
@@ -94,8 +99,8 @@ def at_step(folder: RunFolder, step: int | str | None, only: str | None = None) 
         raise UserError(f"the checkpoint is damaged: {error}") from error
 
 
-def _best_step(folder: RunFolder) -> int:
-    best = at_step(folder, None, only="-").state["train_state"].get("best")
+def _best_step(folder: RunFolder, warn: Callable[[str], None]) -> int:
+    best = at_step(folder, None, only="-", warn=warn).state["train_state"].get("best")
     if not best:
         raise UserError("this run keeps no best checkpoint", where=str(folder.path), fix="Set checkpoint.best.")
     return int(best["step"])

@@ -95,6 +95,8 @@ class Checkpoints:
     def _commit(self, part: Path, step: int) -> None:
         if not self._still_ours():
             where = str(self.folder.path)
+            if not self.folder.lease.exists():
+                raise UserError("the run folder was deleted while the run was going on", where=where)
             raise UserError("another launch has taken over this run folder; nothing was written", where=where)
         final = self.folder.checkpoints / folder_name(step)
         if final.exists():  # the same step again: a damaged one, or the one that this run was resumed from

@@ -73,6 +73,7 @@ def _name_in(table: dict[str, str], kind: str) -> AfterValidator:
     return AfterValidator(lambda name: registry.check_name(name, table, kind))
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Period = Annotated[int | str, AfterValidator(_check_period)]
 SignalName = Annotated[str, AfterValidator(_check_signal)]
 Transform = Annotated[dict[str, Any], BeforeValidator(_one_transform)]
@@ -126,9 +127,9 @@ class DataConfig(Section):
         "carry", "what follows an epoch's last full batch: carry runs on into the next epoch, drop leaves it out"
     )
     lanes: int | None = key(
-        None, "places of the corpus read side by side; shapes the shuffle (default min(128, N))", ge=1
+        None, "places of the corpus read side by side; shapes the shuffle (default min(128, N))", ge=1, le=2**20
     )
-    window: int = key(1000, "samples shuffled together within a lane", ge=1)
+    window: int = key(1000, "samples shuffled together within a lane", ge=1, le=2**24)
     workers: int | None = key(
         None, "decoding threads per process (default: the process's share of the cores)", ge=1, free=True
     )
@@ -148,13 +149,15 @@ class DataConfig(Section):
 
 class TrainConfig(Section):
     global_batch: int = key(REQUIRED, "samples per optimiser step, over all workers", ge=1)
-    epochs: float | None = key(None, "length of the run in passes over the data (or give steps)", gt=0, free=True)
-    steps: int | None = key(None, "length of the run in optimiser steps (or give epochs)", ge=1, free=True)
+    epochs: float | None = key(
+        None, "length of the run in passes over the data (or give steps)", gt=0, le=1e6, free=True
+    )
+    steps: int | None = key(None, "length of the run in optimiser steps (or give epochs)", ge=1, le=10**12, free=True)
     micro_batch: int | Literal["auto"] | None = key(
         None, "rows per forward on each worker: bounds memory; auto finds the largest that fits (default: all its rows)"
     )
     precision: Literal["fp32", "bf16", "fp16"] = key("fp32", "arithmetic of forward and backward; weights stay fp32")
-    seed: int = key(0, "of the weights, the sample order and the augmentation", ge=0)
+    seed: int = key(0, "of the weights, the sample order and the augmentation", ge=0, lt=2**63)
     log_every: Period = key(20, "how often a line of metrics is written", free=True)
     eval_every: Period | None = key("1 epoch", "how often the model is evaluated (it is at the end as well)", free=True)
     eval_batch: int = key(
@@ -192,7 +195,7 @@ class OptimConfig(Section):
     lr: float = key(REQUIRED, "learning rate at the schedule's peak", gt=0)
     momentum: float = key(0.9, "of sgd", ge=0, lt=1)
     nesterov: bool = key(False, "look-ahead form of sgd's momentum")
-    betas: tuple[float, float] = key((0.9, 0.999), "decay of the first and second moment of adam and adamw")
+    betas: tuple[Decay, Decay] = key((0.9, 0.999), "decay of the first and second moment of adam and adamw")
     eps: float = key(1e-8, "added to the denominator of adam and adamw", gt=0)
     weight_decay: float = key(0.0, "L2 for sgd and adam, decoupled for adamw", ge=0)
     decay_norm_and_bias: bool = key(False, "apply weight decay to normalisation weights and biases as well")

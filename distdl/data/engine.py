@@ -191,7 +191,12 @@ class Loader:
         try:
             label = int(content)
         except ValueError:
-            raise _BadSample(f"{sample.key}.{self._label} in {sample.shard} is not a whole number") from None
+            # Not damage, which the checksum would have shown, but a mistake in packing.
+            raise UserError(
+                f"the label {content[:40]!r} of {sample.key} in {sample.shard} is not a whole number",
+                where=self.where,
+                fix=f"Repack with class numbers as '{self._label}', or name another component: {self.where}.label.",
+            ) from None
         if self._n_classes is not None and not 0 <= label < self._n_classes:
             raise UserError(
                 f"label {label} of {sample.key} in {sample.shard} is out of range: the network has "

@@ -71,7 +71,7 @@ class RandomCrop:
     """`size` pixels from anywhere, after zero padding by `padding` on every side."""
 
     def __init__(self, size: int | Sequence[int], padding: int = 0) -> None:
-        self.size, self.padding = _size(size, "random_crop"), padding
+        self.size, self.padding = _size(size, "random_crop"), Pad(padding).pixels
 
     def __call__(self, image: Image, draws: Draws) -> Image:
         image = _pad_to(_pad(image, self.padding), *self.size)
@@ -121,6 +121,8 @@ class Pad:
     """`pixels` of zeros on every side."""
 
     def __init__(self, pixels: int) -> None:
+        if not isinstance(pixels, int) or pixels < 0:
+            raise UserError(f"pad: pixels is a whole number from 0 on (got {pixels})")
         self.pixels = pixels
 
     def __call__(self, image: Image, draws: Draws) -> Image:

@@ -6,6 +6,7 @@ with DISTDL_ are between the supervisor and its workers. Nothing here imports to
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping
@@ -63,6 +64,7 @@ def worker_environment(
         "PYTHONUNBUFFERED": "1",
         "DISTDL_RUN_FOLDER": str(folder.path.absolute()),
         "DISTDL_SCREEN": "tty" if os.isatty(1) and not base.get("NO_COLOR") else "plain",
+        "DISTDL_COMMAND": shlex.join(sys.argv),
         "DISTDL_COLUMNS": str(shutil.get_terminal_size().columns),
     }
     if fence is not None:

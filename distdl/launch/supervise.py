@@ -70,6 +70,9 @@ def run(
             if signals.stop_code is not None and -cause.exit_code in attempt.forwarded:
                 screen.say("stopped before the workers had begun: there is nothing to save")
                 return signals.stop_code
+            if -cause.exit_code in {signal.Signals[name] for name in stop_signals}:
+                screen.say(f"rank {cause.rank} was told to stop before it had begun: there is nothing to save")
+                return EXIT_PREEMPTED
             checkpoint = newest_checkpoint(folder)
             reason = _why_no_restart(cause, attempt, begun_with, checkpoint, max_restarts)
             if reason is None and signals.stop_code is None:

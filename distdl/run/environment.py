@@ -1,7 +1,9 @@
 """environment.json: what a run ran on. Written at every start; earlier starts of the same run are kept in it."""
 
 import json
+import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -27,7 +29,7 @@ def write_environment(folder: RunFolder, workers: list[dict[str, Any]], **more: 
     """`workers`: host, device and threads of each rank."""
     now = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv,
+        "command": os.environ.get("DISTDL_COMMAND") or shlex.join(sys.argv),  # a worker's own says less
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},

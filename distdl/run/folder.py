@@ -91,7 +91,7 @@ def create_or_reopen(path: Path, *, resume: bool) -> RunFolder:
             raise UserError(
                 "this run folder exists",
                 where=str(path),
-                fix="Add --resume to go on with it, or --name OTHER for a new run.",
+                fix="Add --resume to go on with it (or to start it, if it has no checkpoint yet), or --name OTHER.",
             )
         if not folder.identity.exists() and any(path.iterdir()):
             raise UserError("this folder exists but is not a run folder", where=str(path), fix="Choose another --name.")

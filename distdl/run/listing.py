@@ -47,7 +47,7 @@ def _row(folder: RunFolder) -> Row:
     else:
         state = "failed" if any(folder.failures.glob("*.json")) else "killed"
     changed = (folder.metrics if folder.metrics.exists() else folder.identity).stat().st_mtime
-    place = {"step": newest.get("step"), "epoch": newest.get("epoch")}
+    place = {"step": final.get("steps", newest.get("step")), "epoch": final.get("epochs", newest.get("epoch"))}
     return {"run": folder.name, "state": state, **place, **last, "best": final.get("best"), "changed": changed}
 
 
@@ -56,14 +56,17 @@ def _metrics(folder: RunFolder) -> list[Row]:
     if folder.metrics.exists():
         for line in folder.metrics.read_bytes().splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 continue  # a torn last line
+            if isinstance(row, dict) and {"kind", "step"} <= row.keys():
+                rows.append(row)
     return rows
 
 
 def _read_json(path: Path) -> Row:
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+    return value if isinstance(value, dict) else {}

@@ -113,14 +113,14 @@ class Console:
 
     def _live_text(self, step: int, note: str) -> str:
         done = min(1.0, step / max(1, self._total_steps))
-        parts = [bar(done), f"{math.floor(100 * done):3d}%", f"step {step}/{self._total_steps}"]
+        eta = f"eta {duration(self._pace.seconds_until(self._total_steps, step))}"
+        parts = [bar(done), f"{math.floor(100 * done):3d}%", eta, f"step {step}/{self._total_steps}"]
         samples = _number(self._last_train, "samples")
         if samples and self._last_train["step"]:
             epochs_per_step = samples / self._last_train["step"] / max(1, self._samples_per_epoch)
-            epochs = max(1, math.ceil(self._total_steps * epochs_per_step - 1e-6))
+            epochs = max(1, math.ceil(self._total_steps * epochs_per_step - 0.05))  # the last step may be part padding
             parts.append(f"epoch {min(epochs, 1 + math.floor(step * epochs_per_step))}/{epochs}")
         parts += _loss_lr_rate({key: value for key, value in self._last_train.items() if key != "lr"})
-        parts.append(f"eta {duration(self._pace.seconds_until(self._total_steps, step))}")
         if note:
             parts.append(note)
         return " ".join(parts)

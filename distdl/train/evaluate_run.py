@@ -1,7 +1,7 @@
 """`distdl eval`: the weights of a run, or a file of weights under a config, on the evaluation splits."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,13 @@ from distdl.train.state import load_into
 Row = dict[str, Any]
 
 
-def evaluate_run(run: str, step: str | None, overrides: Sequence[str]) -> list[Row]:
-    """A row per evaluation split, with the averaged weights if the run keeps them. `step`: a number, "best" or None."""
+def evaluate_run(run: str, step: str | None, overrides: Sequence[str], warn: Callable[[str], None]) -> list[Row]:
+    """A row per evaluation split, with the averaged weights if the run keeps them. `step`: a number, "best" or None.
+
+    A damaged checkpoint that is passed over is told to `warn`.
+    """
     folder = find(run)
-    checkpoint = at_step(folder, step)
+    checkpoint = at_step(folder, step, warn=warn)
     averages = {name: t for name, t in checkpoint.tensors.items() if name.startswith("ema/")}
     weights = {name.removeprefix("model/"): t for name, t in checkpoint.tensors.items() if name.startswith("model/")}
     weights |= {name.removeprefix("ema/"): t for name, t in averages.items()}

@@ -49,7 +49,7 @@ def fit(run: Run, track: Track, checkpoints: Checkpoints, stops: StopRequests) -
         due = schedule.now(state.step, state.position, n_samples, votes)
         if due & {"eval", "save"} or agreed_stop(votes):
             votes = Counter(votes) + Counter(vote.drain())
-        count_bad_samples(run, track, votes["bad"])
+        count_bad_samples(run, track, clock, votes["bad"])
         stop = agreed_stop(votes)
 
         if "log" in due:
@@ -123,11 +123,13 @@ def save(run: Run, checkpoints: Checkpoints, clock: "Clock", *, wait: bool) -> N
     )
 
 
-def count_bad_samples(run: Run, track: Track, n_bad: int) -> None:
+def count_bad_samples(run: Run, track: Track, clock: "Clock", n_bad: int) -> None:
     """Raises UserError on all workers at once when there were too many."""
     if not n_bad:
         return
     run.state.n_bad += n_bad
+    event = {"event": "bad_samples", "message": f"{n_bad} more, {run.state.n_bad} in all"}
+    track.log({"kind": "event", **place(run, clock), **event})
     limit = run.config.data.bad_sample_limit
     if run.state.n_bad > limit:
         raise UserError(

@@ -17,15 +17,20 @@ Groups = list[dict[str, Any]]
 
 def sgd(groups: Groups, config: OptimConfig, **args: Any) -> torch.optim.Optimizer:
     nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True, **args)
+    return _make(torch.optim.SGD, groups, args, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
 
 
 def adam(groups: Groups, config: OptimConfig, **args: Any) -> torch.optim.Optimizer:
-    return torch.optim.Adam(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True, **args)
+    return _make(torch.optim.Adam, groups, args, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
 def adamw(groups: Groups, config: OptimConfig, **args: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True, **args)
+    return _make(torch.optim.AdamW, groups, args, lr=config.lr, betas=config.betas, eps=config.eps)
+
+
+def _make(kind: Any, groups: Groups, args: dict[str, Any], **given: Any) -> torch.optim.Optimizer:
+    name = f"optimiser '{kind.__name__.lower()}'"
+    return registry.call_with_args(kind, {"fused": True, **args}, name, params=groups, **given)
 
 
 def build(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -132,7 +132,8 @@ def _train(
             failures.clear(folder)  # of an earlier launch
     track = _open_tracker(run, folder, launch, resume_step=state.step if resumed else None)
     if resumed:
-        track.log({"kind": "event", **loop.place(run, loop.Clock(state.time_s)), "event": "resumed", "message": ""})
+        event = {"event": "resumed", "message": f"on {world.world_size} workers"}
+        track.log({"kind": "event", **loop.place(run, loop.Clock(state.time_s)), **event})
     outcome = "failed"
     try:
         outcome = loop.fit(run, track, checkpoints, stops)

@@ -170,6 +170,9 @@ def test_damaged_newer_checkpoints_are_set_aside(folder):
 def test_a_run_that_lost_its_lease_commits_nothing(folder):
     checkpoints = checkpoints_of(folder, still_ours=lambda: False)
 
+    with pytest.raises(UserError, match="the run folder was deleted"):
+        checkpoints.save(some_state, 4, best_step=None, wait=True)
+    folder.lease.write_text("{}")  # somebody else's
     with pytest.raises(UserError, match="another launch has taken over"):
         checkpoints.save(some_state, 4, best_step=None, wait=True)
 

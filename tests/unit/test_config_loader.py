@@ -482,13 +482,15 @@ CONFIGS = st.fixed_dictionaries(
         "train": st.fixed_dictionaries(
             {
                 "global_batch": st.integers(min_value=1, max_value=2**40),
-                "epochs": POSITIVE,
+                "epochs": st.floats(0.01, 1e6),
                 "log_every": st.sampled_from([7, "7 steps", "0.5 epoch", "30 min"]),
                 "channels_last": st.booleans(),
                 "micro_batch": st.none() | st.just("auto") | st.integers(min_value=1),
             }
         ),
-        "optim": st.fixed_dictionaries({"lr": POSITIVE, "betas": st.tuples(POSITIVE, POSITIVE), "args": ARGS}),
+        "optim": st.fixed_dictionaries(
+            {"lr": POSITIVE, "betas": st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)), "args": ARGS}
+        ),
     },
     optional={"track": st.fixed_dictionaries({"wandb": st.fixed_dictionaries({"project": TEXT})})},
 )

@@ -145,7 +145,7 @@ def test_live_line_shows_how_far_the_run_is(capsys: pytest.CaptureFixture[str]) 
     assert drawn.startswith("\r\x1b[K") and "\n" not in drawn
     rest = drawn.removeprefix("\r\x1b[K")
     assert re.fullmatch(
-        r"━{12}─{12}  50% step 22500/45000 epoch 29/57 loss 2.310 3,412 samples/s eta \w+ eval 3/40", rest
+        r"━{12}─{12}  50% eta \w+ step 22500/45000 epoch 29/57 loss 2.310 3,412 samples/s eval 3/40", rest
     )
 
 

@@ -88,7 +88,7 @@ def test_padding_rows_are_not_valid(packed, loader):
 
 
 def test_a_bad_sample_is_masked_and_counted(packed, loader):
-    folder = packed(s3={"png": b"not an image"}, s5={"cls": b"seven"})
+    folder = packed(s3={"png": b"not an image"}, s5={"png": b""})
 
     first = batches(loader(folder), 20)[0]
 
@@ -127,6 +127,13 @@ def test_a_label_out_of_range_is_named_with_what_to_do(packed, loader):
     folder = packed(s4={"cls": b"12"})
 
     with pytest.raises(UserError, match=r"label 12 of 0004 in 000000.tar is out of range.*10 classes[\s\S]*classes"):
+        batches(loader(folder), 20)
+
+
+def test_a_label_in_words_is_a_mistake_of_packing(packed, loader):
+    folder = packed(s4={"cls": b"cat"})
+
+    with pytest.raises(UserError, match=r"label b'cat' of 0004 in 000000\.tar is not a whole number"):
         batches(loader(folder), 20)
 
 

@@ -8,27 +8,17 @@ from distdl.errors import UserError
 from distdl.train import micro_batch
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return tiny.write_corpus(tmp_path_factory.mktemp("data") / "corpus", 20)
-
-
 @pytest.fixture
-def build(corpus):
-    runs = []
-
+def build(corpus, opened):
     def make(wanted="auto", most_rows=3, global_batch=20):
         overrides = {
             "model": {"name": "tiny:TooLarge", "args": {"most_rows": most_rows}},
             "train.micro_batch": wanted,
             "train.global_batch": global_batch,
         }
-        runs.append(tiny.build(tiny.config(corpus, overrides)))
-        return runs[-1]
+        return opened(tiny.build(tiny.config(corpus, overrides)))
 
-    yield make
-    for run in runs:
-        run.close()
+    return make
 
 
 @pytest.mark.parametrize("most_rows, found", [(100, 20), (20, 20), (19, 10), (6, 5), (3, 3), (1, 1)])

@@ -10,23 +10,13 @@ from distdl.train import setup
 from distdl.train.state import TrainState
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return tiny.write_corpus(tmp_path_factory.mktemp("data") / "corpus", 20)
-
-
 @pytest.fixture
-def build(corpus):
-    runs = []
-
+def build(corpus, opened):
     def make(overrides=None, world=None, state=None):
         configured = tiny.config(corpus, overrides)
-        runs.append(setup.build(configured, world or WorldInfo(), torch.device("cpu"), state or TrainState()))
-        return runs[-1]
+        return opened(setup.build(configured, world or WorldInfo(), torch.device("cpu"), state or TrainState()))
 
-    yield make
-    for run in runs:
-        run.close()
+    return make
 
 
 def test_a_label_that_the_network_has_no_output_for_is_found_when_it_is_read(build):

@@ -16,23 +16,13 @@ def totals(sums):
     return [sum(float(each) for each in column) for column in zip(*sums)]
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return tiny.write_corpus(tmp_path_factory.mktemp("data") / "corpus", 20)
-
-
 @pytest.fixture
-def build(corpus):
-    runs = []
-
+def build(corpus, opened):
     def make(**overrides):
         named = {name.replace("__", "."): value for name, value in overrides.items()}
-        runs.append(tiny.build(tiny.config(corpus, {"model.name": "tiny:Precise", **named})))
-        return runs[-1]
+        return opened(tiny.build(tiny.config(corpus, {"model.name": "tiny:Precise", **named})))
 
-    yield make
-    for run in runs:
-        run.close()
+    return make
 
 
 def batch(n_rows=8, masked=()):

@@ -28,10 +28,10 @@ from distdl.data.order import Plan
 from distdl.data.transforms import Normalise
 from distdl.tasks.classify import Classify
 from distdl.track import NullTracker
-from distdl.train import engines, loop, schedule, setup
-from distdl.train.setup import Run
-from distdl.train.signals import StopRequests
-from distdl.train.state import TrainState
+from distdl.trainer import engines, loop, schedule, setup
+from distdl.trainer.setup import Run
+from distdl.trainer.signals import StopRequests
+from distdl.trainer.state import TrainState
 
 BATCH = 64
 MEAN, STD = 0.1307, 0.3081

@@ -84,7 +84,7 @@ def train(arguments: Arguments) -> int:
 
 
 def _work(arguments: Arguments, config: Any, world: Any, path: Path, opened: Any, fence: int | None) -> int:
-    from distdl.train.worker import Launch, run_worker
+    from distdl.trainer.worker import Launch, run_worker
 
     screen = os.environ.get("DISTDL_SCREEN") or ("tty" if sys.stdout.isatty() and world.world_size == 1 else "plain")
     launch = Launch(
@@ -145,15 +145,15 @@ def _worker_arguments(arguments: Arguments) -> list[str]:
 
 
 def evaluate(arguments: Arguments) -> int:
-    from distdl.train.evaluate_run import evaluate_config, evaluate_run
+    from distdl.trainer.trained import evaluate_config, evaluate_run
 
     what = Path(arguments.run)
     if what.suffix in (".yaml", ".yml"):
         rows = evaluate_config(what, arguments.overrides, arguments.weights)
     else:
-        if arguments.weights:
-            raise UserError("--weights goes with a config, not with a run", fix="A run's own: --step N or --step best.")
-        rows = evaluate_run(arguments.run, arguments.step, arguments.overrides, _warn)
+        if arguments.weights and arguments.step:
+            raise UserError("--step and --weights are two answers to one question", where="command line --weights")
+        rows = evaluate_run(arguments.run, arguments.step, arguments.overrides, _warn, arguments.weights)
     _print_json(rows)
     return EXIT_DONE
 
@@ -241,7 +241,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("run", metavar="RUN|CONFIG", help="run folder or name, or a config")
     command.add_argument("overrides", nargs="*", metavar="a.b=c", help="change a key of the config")
     command.add_argument("--step", help="the checkpoint of this step, or 'best' (default: the newest)")
-    command.add_argument("--weights", type=Path, metavar="FILE", help="safetensors file, for a config")
+    command.add_argument("--weights", type=Path, metavar="FILE", help="safetensors file of the weights")
 
     command = _add(commands, "runs", runs, "the runs here, their state and last metrics")
     command.add_argument("--json", action="store_true", help="for programs")

@@ -21,17 +21,34 @@ MODELS = {
     "resnet20_cifar": "distdl.models.resnet_cifar:resnet20_cifar",
     "resnet110_cifar": "distdl.models.resnet_cifar:resnet110_cifar",
 }
-TASKS = {"classify": "distdl.tasks.classify:Classify"}
+TASKS = {
+    "classify": "distdl.tasks.classify:Classify",
+    "multilabel": "distdl.tasks.multilabel:Multilabel",
+    "regress": "distdl.tasks.regress:Regress",
+    "autoencode": "distdl.tasks.autoencode:Autoencode",
+}
+DATASETS: dict[str, str] = {}  # none is built in: those of one's own
 OPTIMISERS = {
-    "sgd": "distdl.train.optim:sgd",
-    "adam": "distdl.train.optim:adam",
-    "adamw": "distdl.train.optim:adamw",
+    "sgd": "distdl.trainer.optim:sgd",
+    "adam": "distdl.trainer.optim:adam",
+    "adamw": "distdl.trainer.optim:adamw",
+    "adagrad": "distdl.trainer.optim:adagrad",
+    "adadelta": "distdl.trainer.optim:adadelta",
+    "rmsprop": "distdl.trainer.optim:rmsprop",
+    "lars": "distdl.trainer.optim:lars",
+    "lamb": "distdl.trainer.optim:lamb",
+    "muon": "distdl.trainer.optim:muon",
 }
 SCHEDULES = {
-    "constant": "distdl.train.schedule:constant",
-    "step": "distdl.train.schedule:step",
-    "cosine": "distdl.train.schedule:cosine",
-    "linear": "distdl.train.schedule:linear",
+    "constant": "distdl.trainer.schedule:constant",
+    "step": "distdl.trainer.schedule:step",
+    "multistep": "distdl.trainer.schedule:multistep",
+    "cosine": "distdl.trainer.schedule:cosine",
+    "linear": "distdl.trainer.schedule:linear",
+    "polynomial": "distdl.trainer.schedule:polynomial",
+    "one_cycle": "distdl.trainer.schedule:one_cycle",
+    "cosine_restarts": "distdl.trainer.schedule:cosine_restarts",
+    "plateau": "distdl.trainer.schedule:plateau",
 }
 TRANSFORMS = {
     "resize": "distdl.data.transforms:Resize",
@@ -42,7 +59,7 @@ TRANSFORMS = {
     "pad": "distdl.data.transforms:Pad",
     "normalise": "distdl.data.transforms:Normalise",
 }
-ENGINES = {"exchange": "distdl.train.engines:ExchangeEngine", "ddp": "distdl.train.engines:DDPEngine"}
+ENGINES = {"exchange": "distdl.trainer.engines:ExchangeEngine", "ddp": "distdl.trainer.engines:DDPEngine"}
 
 
 def check_name(name: str, table: Mapping[str, str], kind: str) -> str:

@@ -17,9 +17,9 @@ from distdl.comm import collectives
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config
 from distdl.data.shards import write_shards
-from distdl.train import setup
-from distdl.train.setup import Run
-from distdl.train.state import TrainState
+from distdl.trainer import setup
+from distdl.trainer.setup import Run
+from distdl.trainer.state import TrainState
 
 CLASSES = 10
 PIXELS = 16

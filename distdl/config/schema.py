@@ -52,6 +52,12 @@ def _check_period(text: int | str) -> int | str:
     return text
 
 
+def _check_duration(text: str) -> str:
+    if parse_period(text)[1] != "seconds":
+        raise ValueError(f"'{text}' is not a time: write '90 min' or '23 h'")
+    return text
+
+
 def _check_signal(name: str) -> str:
     full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
     if full not in signal.Signals.__members__ or full in ("SIGKILL", "SIGSTOP", "SIGINT"):
@@ -75,6 +81,7 @@ def _name_in(table: dict[str, str], kind: str) -> AfterValidator:
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Period = Annotated[int | str, AfterValidator(_check_period)]
+Duration = Annotated[str, AfterValidator(_check_duration)]
 SignalName = Annotated[str, AfterValidator(_check_signal)]
 Transform = Annotated[dict[str, Any], BeforeValidator(_one_transform)]
 
@@ -96,13 +103,28 @@ class TaskConfig(Section):
 
 
 class SplitConfig(Section):
-    shards: str = key(REQUIRED, "folder of WebDataset tars, or one tar")
+    shards: str | None = key(None, "folder of WebDataset tars, or one tar (or give dataset)")
+    dataset: Annotated[str, _name_in(registry.DATASETS, "dataset")] | None = key(
+        None, "a dataset of one's own instead of shards: a registered name, or package.module:attribute"
+    )
+    args: dict[str, Any] = key({}, "arguments of the dataset's function")
     transforms: list[Transform] = key(
         [], "applied in order: resize, center_crop, random_crop, flip, pad, normalise, ..."
     )
     image: str | None = key(None, "component that holds the image (default: the first known image extension)")
     label: str = key("cls", "component that holds the label, an integer as text")
     index: str | None = key(None, "folder for the index files where the shards' own folder is read-only", free=True)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "SplitConfig":
+        if (self.shards is None) == (self.dataset is None):
+            raise ValueError("give either shards or dataset")
+        return self
+
+    @property
+    def source(self) -> str:
+        """What a person would call it: the folder, or the dataset's name."""
+        return self.shards or self.dataset or ""
 
 
 def _split_or_several(value: Any) -> str:
@@ -123,6 +145,13 @@ class DataConfig(Section):
         ]
         | None
     ) = key(None, "what is evaluated on: one split, or several by name; none switches evaluation off")
+    sampling: str = key(
+        "natural",
+        "what an epoch holds: natural (each sample once), balanced (keyed draws, classes alike), or FILE (of weights)",
+    )
+    draws: int | None = key(
+        None, "length of an epoch in draws, where sampling is not natural (default: the corpus's size)", ge=1
+    )
     tail: Literal["carry", "drop"] = key(
         "carry", "what follows an epoch's last full batch: carry runs on into the next epoch, drop leaves it out"
     )
@@ -147,8 +176,43 @@ class DataConfig(Section):
         return {"eval": self.eval} if isinstance(self.eval, SplitConfig) else dict(self.eval)
 
 
+class GrowthConfig(Section):
+    epochs: list[float] = key(REQUIRED, "when the global batch grows", min_length=1)
+    factor: int = key(2, "what it is multiplied by each time", ge=2, le=64)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "GrowthConfig":
+        if self.epochs != sorted(set(self.epochs)) or self.epochs[0] <= 0:
+            raise ValueError("epochs rise, from above 0")
+        return self
+
+
+class NoiseConfig(Section):
+    input: float = key(0.0, "deviation of noise on the normalised input", ge=0)
+    weight: float = key(0.0, "deviation of noise on the weights during forward and backward", ge=0)
+    gradient: float = key(0.0, "eta of gradient noise of variance eta / (1 + step) ** 0.55", ge=0)
+
+
+class DistillConfig(Section):
+    teacher: str = key(REQUIRED, "run whose network is learned from: RUN or RUN@step")
+    temperature: float = key(4.0, "softens both distributions", gt=0)
+    weight: float = key(0.9, "share of the teacher in the loss", gt=0, le=1)
+
+
+class AdversarialConfig(Section):
+    epsilon: float = key(REQUIRED, "largest change of a pixel, in units where white is 1", gt=0, le=1)
+    weight: float = key(0.5, "share of the adversarial examples in the loss", gt=0, le=1)
+
+
+class EarlyStopConfig(Section):
+    metric: str = key(REQUIRED, "metric of the first evaluation set that has to improve, such as top1 or loss")
+    patience: int = key(5, "evaluations without improvement after which the run ends", ge=1)
+    min_delta: float = key(0.0, "smallest change that counts as improvement", ge=0)
+
+
 class TrainConfig(Section):
     global_batch: int = key(REQUIRED, "samples per optimiser step, over all workers", ge=1)
+    batch_growth: GrowthConfig | None = key(None, "larger global batches later on: {epochs: [30, 60], factor: 2}")
     epochs: float | None = key(
         None, "length of the run in passes over the data (or give steps)", gt=0, le=1e6, free=True
     )
@@ -168,6 +232,24 @@ class TrainConfig(Section):
     ema: float | None = key(
         None, "decay of the averaged weights that are evaluated instead of the trained ones", gt=0, lt=1
     )
+    average_from: Period | None = key(
+        None, "from here on the equal average of the weights is kept and evaluated: steps or epochs (not with ema)"
+    )
+    batch_norm: Literal["local", "sync", "ghost"] = key(
+        "local", "rows that batch norm sees in training: the worker's, all workers', or groups of ghost_rows"
+    )
+    ghost_rows: int = key(32, "rows per group of ghost batch norm", ge=2)
+    noise: NoiseConfig = key(NoiseConfig(), "keyed Gaussian noise, the same after a restart")
+    distill: DistillConfig | None = key(None, "learn from a trained network as well: {teacher: RUN}")
+    adversarial: AdversarialConfig | None = key(None, "train on FGSM examples as well: {epsilon: 0.03}")
+    early_stop: EarlyStopConfig | None = key(None, "end when a metric stops improving: {metric: top1}", free=True)
+    nonfinite: Literal["skip", "stop"] = key(
+        "skip", "a gradient with NaN or Inf: leave the step out on all workers, or stop at once", free=True
+    )
+    nonfinite_limit: int = key(20, "steps left out in a row after which the run stops", ge=1, free=True)
+    stop_after: Duration | None = key(
+        None, "save and exit with 75 after this time in one launch, such as '23 h': before a job's limit", free=True
+    )
     channels_last: bool = key(False, "keep images and convolution weights in NHWC memory order")
     compile: bool = key(False, "compile the network, block by block")
     deterministic: bool = key(True, "deterministic kernels: a resumed run ends with the same bits")
@@ -185,7 +267,16 @@ class TrainConfig(Section):
             raise ValueError("give the length of the run either in epochs or in steps")
         if isinstance(self.micro_batch, int) and self.micro_batch < 1:
             raise ValueError("micro_batch is at least 1")
+        if self.ema is not None and self.average_from is not None:
+            raise ValueError("one kind of averaging at a time: ema or average_from")
+        if self.average_from is not None and parse_period(self.average_from)[1] == "seconds":
+            raise ValueError("average_from is given in steps or epochs")
         return self
+
+
+class GroupConfig(Section):
+    lr_scale: float = key(1.0, "factor of the learning rate; 0 freezes", ge=0)
+    weight_decay: float | None = key(None, "instead of optim.weight_decay", ge=0)
 
 
 class OptimConfig(Section):
@@ -193,19 +284,27 @@ class OptimConfig(Section):
         "sgd", "optimiser, or package.module:attribute"
     )
     lr: float = key(REQUIRED, "learning rate at the schedule's peak", gt=0)
-    momentum: float = key(0.9, "of sgd", ge=0, lt=1)
+    lr_scaling: Literal["none", "linear", "sqrt"] = key(
+        "none", "scale lr with train.global_batch / lr_base_batch: not, linearly, or by the square root"
+    )
+    lr_base_batch: int = key(256, "global batch that lr is meant for, where lr_scaling is on", ge=1)
+    momentum: float = key(0.9, "of sgd, lars, muon and rmsprop", ge=0, lt=1)
     nesterov: bool = key(False, "look-ahead form of sgd's momentum")
-    betas: tuple[Decay, Decay] = key((0.9, 0.999), "decay of the first and second moment of adam and adamw")
-    eps: float = key(1e-8, "added to the denominator of adam and adamw", gt=0)
-    weight_decay: float = key(0.0, "L2 for sgd and adam, decoupled for adamw", ge=0)
+    betas: tuple[Decay, Decay] = key((0.9, 0.999), "decay of the first and second moment of adam, adamw and lamb")
+    eps: float = key(1e-8, "added to the denominator of the adaptive optimisers", gt=0)
+    weight_decay: float = key(0.0, "decoupled for adamw and muon, L2 for the others", ge=0)
     decay_norm_and_bias: bool = key(False, "apply weight decay to normalisation weights and biases as well")
+    l1: float = key(0.0, "weight of the sum of absolute weights in the loss, on what weight decay acts on", ge=0)
+    groups: dict[str, GroupConfig] = key(
+        {}, "settings by parameter name, the first pattern that fits: {'fc.*': {lr_scale: 10}}"
+    )
     args: dict[str, Any] = key({}, "further arguments of the optimiser")
 
 
 class ScheduleConfig(Section):
     name: Annotated[str, _name_in(registry.SCHEDULES, "schedule")] = key("constant", "learning rate over the run")
     warmup_steps: int = key(0, "steps over which the rate rises linearly from 0", ge=0)
-    args: dict[str, Any] = key({}, "of the schedule: cosine and linear take final; step takes epochs and gamma")
+    args: dict[str, Any] = key({}, "of the schedule, such as final of cosine, epochs and gamma of step")
 
 
 class DistConfig(Section):
@@ -219,11 +318,32 @@ class DistConfig(Section):
     bucket_mib: float = key(25.0, "size of a gradient bucket", gt=0)
 
 
+class KeepConfig(Section):
+    last: int = key(3, "newest checkpoints", ge=1)
+    every: Period | None = key(None, "besides, one of each period for good: steps or epochs")
+    best: int = key(1, "besides, the best ones by checkpoint.best", ge=0)
+
+    @model_validator(mode="after")
+    def _counted(self) -> "KeepConfig":
+        if self.every is not None and parse_period(self.every)[1] == "seconds":
+            raise ValueError("every is given in steps or epochs")
+        return self
+
+
+def _keep_last(value: Any) -> Any:
+    return {"last": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class CheckpointConfig(Section):
     every: Period = key("1 epoch", "how often the whole state is saved (it is at the end as well)", free=True)
-    keep: int = key(3, "newest checkpoints kept, besides the best one", ge=1, free=True)
+    keep: Annotated[KeepConfig, BeforeValidator(_keep_last)] = key(
+        KeepConfig(), "what is kept: a number of newest ones, or {last: 3, every: 10 epochs, best: 1}", free=True
+    )
     best: str | None = key(
         None, "metric of the evaluation whose best checkpoint is kept, such as top1 or loss", free=True
+    )
+    writer: Literal["thread", "process"] = key(
+        "process", "what writes in the background: a process of its own does not slow the steps", free=True
     )
 
 
@@ -231,11 +351,17 @@ class WandbConfig(Section):
     mode: Literal["disabled", "offline", "online"] = key("disabled", "whether and where to send metrics", free=True)
     project: str = key("distdl", "wandb project", free=True)
     entity: str | None = key(None, "wandb team or user", free=True)
+    group: str | None = key(None, "wandb group, such as the name of a sweep", free=True)
+    tags: list[str] = key([], "wandb tags", free=True)
+    dir: str | None = key(None, "folder for wandb's files (default: the run folder)", free=True)
 
 
 class TrackConfig(Section):
     tensorboard: bool = key(False, "write TensorBoard files into the run folder as well", free=True)
     wandb: WandbConfig = key(WandbConfig(), "Weights & Biases", free=True)
+    system_every: Duration | None = key(
+        "30 s", "how often CPU, memory and GPU use are noted (none switches it off)", free=True
+    )
 
 
 class Config(Section):
@@ -248,3 +374,4 @@ class Config(Section):
     dist: DistConfig = key(DistConfig(), "how workers exchange gradients")
     checkpoint: CheckpointConfig = key(CheckpointConfig(), "what is kept")
     track: TrackConfig = key(TrackConfig(), "where metrics go besides metrics.jsonl")
+    plugins: list[str] = key([], "Python files with networks, tasks, transforms, ... of one's own")

@@ -65,7 +65,7 @@ class Loader:
         dataset: Dataset | None = None,
     ) -> None:
         self.where = where
-        self.dataset = dataset or Dataset.open(split.shards, index_folder=split.index)
+        self.dataset = dataset or Dataset.open(split.source, index_folder=split.index)
         self.transforms, self.normalise = transforms.build(split.transforms, where)
         self._n_classes, self._seed = n_classes, seed
         self._prefetch, self._policy, self._substitute, self._pin = prefetch, bad_sample, substitute, pin_memory

@@ -13,9 +13,9 @@ from torch import Tensor
 from distdl.comm import collectives
 from distdl.comm.vote import Vote
 from distdl.errors import PeerLost, UserError
-from distdl.train import micro_batch, step
-from distdl.train.evaluate import Interrupted, evaluate
-from distdl.train.signals import StopRequests
+from distdl.trainer import micro_batch, step
+from distdl.trainer.evaluate import Interrupted, evaluate
+from distdl.trainer.signals import StopRequests
 
 # --- collectives ---
 

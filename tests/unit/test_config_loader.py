@@ -50,7 +50,7 @@ def test_what_is_not_given_has_the_default_of_the_schema() -> None:
     config = loaded(SMALLEST).config
 
     assert (config.model.name, config.train.global_batch, config.optim.lr) == ("lenet5", 128, 0.1)
-    assert (config.optim.momentum, config.checkpoint.keep, config.data.eval) == (0.9, 3, None)
+    assert (config.optim.momentum, config.checkpoint.keep.last, config.data.eval) == (0.9, 3, None)
 
 
 def test_an_override_wins_over_the_file_and_is_read_as_yaml() -> None:

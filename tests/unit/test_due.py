@@ -2,8 +2,8 @@
 
 import pytest
 
-from distdl.train import due
-from distdl.train.due import Due, Schedule
+from distdl.trainer import due
+from distdl.trainer.due import Due, Schedule
 
 
 @pytest.fixture

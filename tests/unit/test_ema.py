@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distdl.train.ema import Ema
+from distdl.trainer.ema import Ema
 
 
 @pytest.fixture

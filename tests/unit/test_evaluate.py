@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional
 
 from distdl.data.order import Rows
-from distdl.train.evaluate import Interrupted, evaluate
-from distdl.train.signals import StopRequests
+from distdl.trainer.evaluate import Interrupted, evaluate
+from distdl.trainer.signals import StopRequests
 
 N = 23
 BAD = (4, 5)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from distdl.train import meter as meters
-from distdl.train.meter import Meter
+from distdl.trainer import meter as meters
+from distdl.trainer.meter import Meter
 
 
 @pytest.fixture

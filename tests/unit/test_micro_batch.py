@@ -5,7 +5,7 @@ import tiny
 import torch
 
 from distdl.errors import UserError
-from distdl.train import micro_batch
+from distdl.trainer import micro_batch
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from torch import nn
 
 from distdl.config.schema import OptimConfig
 from distdl.errors import UserError
-from distdl.train import optim
+from distdl.trainer import optim
 
 
 def a_network():

@@ -4,7 +4,7 @@ import pytest
 
 from distdl.config.schema import ScheduleConfig
 from distdl.errors import UserError
-from distdl.train import schedule
+from distdl.trainer import schedule
 
 
 def rates(name, total=10, warmup=0, **args):

@@ -6,8 +6,8 @@ import torch
 
 from distdl.comm.world import WorldInfo
 from distdl.errors import UserError
-from distdl.train import setup
-from distdl.train.state import TrainState
+from distdl.trainer import loaders, setup
+from distdl.trainer.state import TrainState
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_a_label_that_the_network_has_no_output_for_is_found_when_it_is_read(bui
 
 
 def test_the_bound_of_labels_comes_from_the_last_layer_if_the_config_does_not_say(build):
-    assert setup.count_classes(build().engine.model, build().config) == tiny.CLASSES
+    assert loaders.count_classes(build().engine.model, build().config) == tiny.CLASSES
 
 
 def test_every_worker_gets_at_least_one_row(build):

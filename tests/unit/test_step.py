@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from distdl.data.engine import IGNORED, HostBatch
-from distdl.train.step import train_step
+from distdl.trainer.step import train_step
 
 
 def totals(sums):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from distdl.train.signals import StopRequests, agreed_stop
+from distdl.trainer.signals import StopRequests, agreed_stop
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_under_a_supervisor_which_speaks_to_the_user_a_worker_is_silent(handlers
 
 def test_a_second_ctrl_c_ends_the_process_at_once():
     source = (
-        "import os, signal; from distdl.train.signals import StopRequests\n"
+        "import os, signal; from distdl.trainer.signals import StopRequests\n"
         "StopRequests(['SIGTERM']); signal.raise_signal(signal.SIGINT); signal.raise_signal(signal.SIGINT)"
     )
 

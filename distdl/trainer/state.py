@@ -14,9 +14,9 @@ from torch import Tensor
 from distdl.checkpoint.load import Checkpoint
 from distdl.comm import collectives
 from distdl.errors import UserError
-from distdl.train import optim
-from distdl.train.ema import Ema
-from distdl.train.engines import Engine
+from distdl.trainer import optim
+from distdl.trainer.ema import Ema
+from distdl.trainer.engines import Engine
 
 
 @dataclass(slots=True)

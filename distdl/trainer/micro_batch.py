@@ -5,8 +5,8 @@ import torch
 from distdl.comm import collectives
 from distdl.data.order import Rows
 from distdl.errors import UserError
-from distdl.train.setup import Run
-from distdl.train.step import autocast, to_device
+from distdl.trainer.setup import Run
+from distdl.trainer.step import autocast, to_device
 
 
 def settle(run: Run) -> None:

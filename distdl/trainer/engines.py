@@ -17,7 +17,7 @@ from distdl import registry
 from distdl.comm import collectives
 from distdl.comm.exchange import Exchange
 from distdl.config.schema import Config
-from distdl.train import optim
+from distdl.trainer import optim
 
 
 class Engine(Protocol):

@@ -13,13 +13,13 @@ from distdl.comm.vote import Vote
 from distdl.data.order import sequential_rows
 from distdl.errors import UserError
 from distdl.track import NullTracker, Tracker
-from distdl.train import step as steps
-from distdl.train.due import Schedule
-from distdl.train.evaluate import Interrupted, evaluate
-from distdl.train.meter import Meter
-from distdl.train.setup import Run
-from distdl.train.signals import Stop, StopRequests, agreed_stop
-from distdl.train.state import capture
+from distdl.trainer import step as steps
+from distdl.trainer.due import Schedule
+from distdl.trainer.evaluate import Interrupted, evaluate
+from distdl.trainer.meter import Meter
+from distdl.trainer.setup import Run
+from distdl.trainer.signals import Stop, StopRequests, agreed_stop
+from distdl.trainer.state import capture
 
 Track = Tracker | NullTracker
 Outcome = Literal["done", "preempted", "interrupted"]

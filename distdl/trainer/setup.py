@@ -9,17 +9,16 @@ import torch
 from torch import nn
 
 from distdl import models, registry
-from distdl.comm import collectives
 from distdl.comm.world import WorldInfo
-from distdl.config.schema import Config, SplitConfig, TrainConfig
-from distdl.data.dataset import Dataset
+from distdl.config.schema import Config, TrainConfig
 from distdl.data.engine import HostBatch, Loader
 from distdl.data.order import PLAN_VERSION, Plan
 from distdl.errors import UserError, did_you_mean
-from distdl.train import engines, schedule
-from distdl.train.ema import Ema
-from distdl.train.engines import Engine
-from distdl.train.state import TrainState
+from distdl.trainer import engines, schedule
+from distdl.trainer.ema import Ema
+from distdl.trainer.engines import Engine
+from distdl.trainer.loaders import LoaderFactory, build_plan, open_dataset, share_of_cores
+from distdl.trainer.state import TrainState
 
 
 @dataclass(slots=True)
@@ -73,22 +72,15 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
     model = build_model(config, device)
     engine = engines.build(config, model)
 
-    dataset = _open(config.data.train, "data.train")
-    plan = Plan(
-        dataset.sizes,
-        seed=config.train.seed,
-        global_batch=config.train.global_batch,
-        lanes=config.data.lanes,
-        window=config.data.window,
-        tail=config.data.tail,
-    )
+    dataset = open_dataset(config.data.train, "data.train")
+    plan = build_plan(config, dataset)
     end = plan.end_position(epochs=config.train.epochs, steps=config.train.steps)
     if end == 0:
         raise UserError(
             f"{config.train.epochs} epochs of {plan.n_samples} samples are not one step", where="train.epochs"
         )
     _check_best(config, task)
-    make = LoaderFactory(config, world, device, model)
+    make = LoaderFactory(config, world, device, model, task)
     return Run(
         config=config,
         world=world,
@@ -99,7 +91,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         plan=plan,
         lr=schedule.build(config.schedule, config.optim.lr, plan.epoch_length / config.train.global_batch),
         train_loader=make(config.data.train, "data.train", dataset, plan),
-        eval_loaders=build_eval_loaders(make),
+        eval_loaders=make.evaluation(),
         state=state,
         end=end,
         description={
@@ -141,15 +133,6 @@ def build_model(config: Config, device: torch.device) -> nn.Module:
     return model
 
 
-def build_eval_loaders(make: "LoaderFactory") -> dict[str, Loader]:
-    """A loader for each evaluation split."""
-    loaders = {}
-    for name, split in make.config.data.eval_sets.items():
-        where = "data.eval" if name == "eval" else f"data.eval.{name}"
-        loaders[name] = make(split, where, _open(split, where), None)
-    return loaders
-
-
 def pick_device(config: TrainConfig, world: WorldInfo) -> torch.device:
     """The worker's device, made current. Raises UserError if there are fewer than workers on this host."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -185,54 +168,8 @@ def set_threads_and_kernels(config: TrainConfig, world: WorldInfo) -> int:
     return threads
 
 
-def share_of_cores(world: WorldInfo) -> int:
-    return max(1, len(os.sched_getaffinity(0)) // world.local_world_size)
-
-
 def compile_blocks(model: nn.Module) -> None:
     """Compiles block by block: gradients become ready one block after another, so that their exchange can overlap."""
     names = models.blocks(model)
     for block in [model.get_submodule(name) for name in names] or [model]:
         block.compile()
-
-
-def count_classes(model: nn.Module, config: Config) -> int | None:
-    """The number of outputs, from the last linear layer or model.args.classes; it bounds the labels."""
-    if isinstance(config.model.args.get("classes"), int):
-        return config.model.args["classes"]
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    return linear[-1].out_features if linear else None
-
-
-def _open(split: SplitConfig, where: str) -> Dataset:
-    """Rank 0 first: it writes the missing index files that the others then find."""
-    try:
-        return collectives.rank0_first(lambda: Dataset.open(split.shards, index_folder=split.index))
-    except UserError as error:
-        raise UserError(error.what, where=f"{where}.shards: {error.where or split.shards}", fix=error.fix) from None
-
-
-class LoaderFactory:
-    """Makes the loaders of one worker, for data that a model of so many classes can take."""
-
-    def __init__(self, config: Config, world: WorldInfo, device: torch.device, model: nn.Module) -> None:
-        self.config, self._n_classes = config, count_classes(model, config)
-        self._workers = config.data.workers or share_of_cores(world)
-        self._pin = device.type == "cuda"
-
-    def __call__(self, split: SplitConfig, where: str, dataset: Dataset, plan: Plan | None) -> Loader:
-        data = self.config.data
-        # A stand-in would count a sample twice in an evaluation: there, substitute means mask.
-        policy = "mask" if plan is None and data.bad_sample == "substitute" else data.bad_sample
-        return Loader(
-            split,
-            where=where,
-            n_classes=self._n_classes,
-            seed=self.config.train.seed if plan else None,
-            workers=self._workers,
-            prefetch=data.prefetch,
-            bad_sample=policy,
-            substitute=plan.next_in_lane if plan else None,
-            pin_memory=self._pin,
-            dataset=dataset,
-        )

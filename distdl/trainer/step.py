@@ -11,7 +11,7 @@ from distdl.config.schema import TrainConfig
 from distdl.data.engine import HostBatch, Loader
 from distdl.data.order import seed_of
 from distdl.data.transforms import Normalise
-from distdl.train.setup import Run
+from distdl.trainer.setup import Run
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

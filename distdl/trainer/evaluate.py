@@ -17,8 +17,8 @@ from distdl.comm.vote import Vote
 from distdl.config.schema import TrainConfig
 from distdl.data.engine import Loader
 from distdl.data.order import sequential_rows
-from distdl.train.signals import Stop, StopRequests, agreed_stop
-from distdl.train.step import forward
+from distdl.trainer.signals import Stop, StopRequests, agreed_stop
+from distdl.trainer.step import forward
 
 
 class Interrupted(Exception):

@@ -26,10 +26,10 @@ from distdl.run.folder import RunFolder, find, write_json
 from distdl.run.open import OpenRun, open_run
 from distdl.track import NullTracker, Tracker, jsonl
 from distdl.track.console import closing_summary
-from distdl.train import loop, micro_batch, setup
-from distdl.train.setup import Run
-from distdl.train.signals import StopRequests
-from distdl.train.state import TrainState, restore
+from distdl.trainer import loop, micro_batch, setup
+from distdl.trainer.setup import Run
+from distdl.trainer.signals import StopRequests
+from distdl.trainer.state import TrainState, restore
 
 _EXIT_CODES = {"done": EXIT_DONE, "preempted": EXIT_PREEMPTED, "interrupted": EXIT_INTERRUPTED}
 
@@ -120,7 +120,7 @@ def _train(
     _describe(run, folder, say)
     checkpoints = Checkpoints(
         folder,
-        keep=config.checkpoint.keep,
+        keep=config.checkpoint.keep.last,
         warn=lambda message: track.warn_once("checkpoint", message),
         still_ours=lambda: fence is None or lease.still_ours(folder, fence),
     )

@@ -1,6 +1,7 @@
 """The training loop. `fit` reads in one screen and calls everything by name; what it calls stands below it."""
 
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from distdl.comm.vote import Vote
 from distdl.data.order import sequential_rows
 from distdl.errors import UserError
 from distdl.track import NullTracker, Tracker
+from distdl.trainer import early_stop
 from distdl.trainer import step as steps
 from distdl.trainer.due import Schedule
 from distdl.trainer.evaluate import Interrupted, evaluate
@@ -28,25 +30,26 @@ Outcome = Literal["done", "preempted", "interrupted"]
 def fit(run: Run, track: Track, checkpoints: Checkpoints, stops: StopRequests) -> Outcome:
     """Trains to the end of the run, or to a stop that all workers agree on. The state is saved when it returns."""
     config, state, clock = run.config, run.state, Clock(run.state.time_s)
-    meter = Meter()
+    meter = Meter(run.phases)
     periods = {"log": config.train.log_every, "eval": config.train.eval_every, "save": config.checkpoint.every}
-    schedule = Schedule(periods, run.plan.epoch_length, run.end)
+    events = Schedule(periods, run.plan.epoch_length, run.end)
     vote = Vote("preempted", "interrupted", "bad", *periods)
 
     stop = evaluate_all(run, track, clock, stops) if state.eval_pending else None
-    if state.position >= run.end and stop is None:  # only that evaluation was missing
+    if run.is_over and stop is None:  # only that evaluation was missing
         save(run, checkpoints, clock, wait=True)
         return "done"
     for batch in run.host_batches() if stop is None else ():  # resumes inside an epoch
-        sums = steps.train_step(run, batch)  # forward, backward, exchange, update
-        n_samples = min(config.train.global_batch, run.end - state.position)
+        lr = run.lr_now()
+        sums = steps.train_step(run, batch, lr)  # forward, backward, exchange, update
+        n_samples = min(run.global_batch, run.end - state.position)
         state.advance(n_samples)
         meter.add(sums, samples=n_samples, wait_s=batch.wait_s)
         track.progress(state.step)
 
         # A vote cast in step t is read at the end of t + 1: no wait. What is saved has counted this step's own as well.
-        votes = vote.cast(bad=batch.n_bad, **stops.votes(), **schedule.votes(run.world.rank == 0))
-        due = schedule.now(state.step, state.position, n_samples, votes)
+        votes = vote.cast(bad=batch.n_bad, **stops.votes(), **events.votes(run.world.rank == 0))
+        due = events.now(state.step, state.position, n_samples, votes)
         if due & {"eval", "save"} or agreed_stop(votes):
             votes = Counter(votes) + Counter(vote.drain())
         count_bad_samples(run, track, clock, votes["bad"])
@@ -54,25 +57,29 @@ def fit(run: Run, track: Track, checkpoints: Checkpoints, stops: StopRequests) -
 
         if "log" in due:
             row = meter.reduce()  # the only host sync
-            track.log({"kind": "train", **place(run, clock), **row, "lr": run.lr(state.step - 1, run.total_steps)})
+            track.log({"kind": "train", **place(run, clock), **row, "lr": lr})
+            count_skipped_steps(run, track, clock)
         if due & {"eval", "save"} or stop:
             with meter.paused():
                 if "eval" in due:
                     state.eval_pending = stop is not None  # a stop comes first; the evaluation is made up for on resume
                     stop = stop or evaluate_all(run, track, clock, stops)
-                if "save" in due or stop or is_best(run):
-                    save(run, checkpoints, clock, wait=stop is not None or state.position >= run.end)
-        if stop:
+                if "save" in due or stop or run.is_over or is_best(run):
+                    save(run, checkpoints, clock, wait=stop is not None or run.is_over)
+        if stop or run.is_over:
             break
-    return "done" if state.position >= run.end and not state.eval_pending else stop or "done"
+    return "done" if run.is_over and not state.eval_pending else stop or "done"
 
 
 def check(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> Outcome:
     """The largest batch, one evaluation batch of every set and one save: what a run would stumble over later."""
-    rows = run.plan.step_rows(0, run.end).part(run.world.rank, run.world.world_size)
+    state = run.state
+    state.position = max(0, run.end - run.config.train.global_batch)  # batches only grow
+    rows = run.plan.step_rows(state.position, run.end).part(run.world.rank, run.world.world_size)
     for batch in run.train_loader.stream([rows]):
-        steps.train_step(run, batch)
-    run.state.advance(min(run.config.train.global_batch, run.end))
+        steps.train_step(run, batch, run.lr_now())
+    state.advance(min(run.global_batch, run.end - state.position))
+    count_skipped_steps(run, NullTracker(), Clock(0.0))
     for loader in run.eval_loaders.values():
         for batch in loader.stream([sequential_rows(loader.dataset.n_samples, 0, run.config.train.eval_batch)]):
             with torch.inference_mode():
@@ -84,8 +91,8 @@ def check(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> Out
 
 def evaluate_all(run: Run, track: Track, clock: "Clock", stops: StopRequests) -> Stop | None:
     """Evaluates on every set, with the averaged weights if there are any. A stop leaves it pending and is returned."""
-    state, best = run.state, run.config.checkpoint.best
-    for name, loader in run.eval_loaders.items():
+    state = run.state
+    for number, (name, loader) in enumerate(run.eval_loaders.items()):
         began = time.perf_counter()
         try:
             with run.ema.in_place_of_weights() if run.ema else contextlib.nullcontext():
@@ -95,17 +102,31 @@ def evaluate_all(run: Run, track: Track, clock: "Clock", stops: StopRequests) ->
             return interrupted.stop
         seconds = time.perf_counter() - began
         track.log({"kind": "eval", **place(run, clock), "set": name, **result, "eval_s": seconds})
-        if best and name == next(iter(run.eval_loaders)) and is_better(run, result[best]):
-            state.best = {"metric": best, "value": result[best], "step": state.step}
+        if number == 0:
+            judge(run, result)
     state.eval_pending = False
+    if run.stops_early and (early := run.config.train.early_stop):
+        message = f"{early.metric} has not improved in {early.patience} evaluations"
+        track.log({"kind": "event", **place(run, clock), "event": "early_stop", "message": message})
     return None
 
 
-def is_better(run: Run, value: float) -> bool:
-    if run.state.best is None:
-        return True
-    lower = run.state.best["metric"] in run.task.lower_is_better
-    return value < run.state.best["value"] if lower else value > run.state.best["value"]
+def judge(run: Run, result: Mapping[str, float]) -> None:
+    """What an evaluation of the first set means: is it the best, does it improve, should the rate fall?"""
+    config, state, lower = run.config, run.state, run.task.lower_is_better
+    if metric := config.checkpoint.best:
+        entry = {"value": result[metric], "step": state.step}
+        others = [each for each in state.ranking if each["step"] != state.step]
+        state.ranking = ranked([*others, entry], metric in lower)[: max(1, config.checkpoint.keep.best)]
+        state.best = {"metric": metric, **state.ranking[0]}
+    if early := config.train.early_stop:
+        state.early_stop = early_stop.observe(state.early_stop, result[early.metric], early, early.metric in lower)
+
+
+def ranked(entries: list[dict[str, Any]], lower_is_better: bool) -> list[dict[str, Any]]:
+    """Best first, of equal ones the earlier; NaN last."""
+    sign = 1 if lower_is_better else -1
+    return sorted(entries, key=lambda each: (math.isnan(each["value"]), sign * each["value"], each["step"]))
 
 
 def is_best(run: Run) -> bool:
@@ -114,11 +135,11 @@ def is_best(run: Run) -> bool:
 
 def save(run: Run, checkpoints: Checkpoints, clock: "Clock", *, wait: bool) -> None:
     run.state.time_s = clock.now()
-    best_step = run.state.best["step"] if run.state.best else None
+    best = [each["step"] for each in run.state.ranking[: run.config.checkpoint.keep.best]]
     checkpoints.save(
         lambda: capture(run.state, run.engine, run.ema, run.description),
         run.state.step,
-        best_step=best_step,
+        best_step=best[0] if best else None,
         wait=wait,
     )
 
@@ -140,6 +161,24 @@ def count_bad_samples(run: Run, track: Track, clock: "Clock", n_bad: int) -> Non
     track.warn_once(
         "bad samples", f"a sample could not be used ({run.config.data.bad_sample}); `distdl data verify` names it"
     )
+
+
+def count_skipped_steps(run: Run, track: Track, clock: "Clock") -> None:
+    """Tells of steps left out for a NaN or Inf; raises UserError on all workers at once when they don't end."""
+    state, config = run.state, run.config.train
+    before = state.n_skipped
+    state.n_skipped, state.n_skipped_in_a_row = run.engine.update.skipped.totals()
+    if state.n_skipped == before:
+        return
+    message = f"{state.n_skipped - before} left out for a NaN or Inf in the gradient, {state.n_skipped} in all"
+    track.log({"kind": "event", **place(run, clock), "event": "skipped_steps", "message": message})
+    if config.nonfinite == "stop" or state.n_skipped_in_a_row >= config.nonfinite_limit:
+        raise UserError(
+            f"NaN or Inf in the gradient, {state.n_skipped} times up to step {state.step}, "
+            f"the last {state.n_skipped_in_a_row} steps in a row",
+            where=f"train.nonfinite: {config.nonfinite}",
+            fix="Lower optim.lr, set train.clip_norm or a longer schedule.warmup_steps, or train with precision: fp32.",
+        )
 
 
 def place(run: Run, clock: "Clock") -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Sums that stay on the device between two log lines, and the clocks of the step."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distdl.comm import collectives
+from distdl.trainer.phases import Phases
 
 _KEPT = 512  # scalars of a long time between two log lines are added up now and then
 
@@ -18,10 +20,12 @@ class Meter:
     What a step hands over is only kept, and added up many at a time: a step pays for no operation.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, phases: Phases) -> None:
+        self._phases = phases
         self._reset()
 
     def _reset(self) -> None:
+        self._phases.take()
         self._sums: list[tuple[Tensor, Tensor]] = []  # (loss sum, count), each of shape (), on the device
         self._began = time.perf_counter()
         self._n_steps = 0
@@ -38,14 +42,19 @@ class Meter:
         self._wait_s += wait_s
 
     def reduce(self) -> dict[str, float]:
-        """Mean loss over all workers' rows, and this worker's rates. The one wait for the device outside evaluation."""
+        """Mean loss over all workers' rows, and this worker's rates. The one wait for the device outside evaluation.
+
+        Rows whose loss was not finite are left out; if all were, the loss is NaN.
+        """
         loss_sum, count = collectives.sum_(self._total().cpu()).tolist()
+        phases = {f"{name}_s": seconds for name, seconds in self._phases.take().items()}
         elapsed = time.perf_counter() - self._began
         n_steps = max(1, self._n_steps)
         row = {
-            "loss": loss_sum / max(1.0, count),
+            "loss": loss_sum / count if count else math.nan,
             "samples_per_s": self._samples / max(elapsed, 1e-9),
             "data_wait_s": self._wait_s / n_steps,
+            **phases,
             "step_s": elapsed / n_steps,
         }
         self._reset()
@@ -55,8 +64,9 @@ class Meter:
         """fp64 (2,) on the device."""
         if not self._sums:
             return torch.zeros(2, dtype=torch.float64)
-        losses, counts = zip(*self._sums)
-        return torch.stack([torch.stack([each.double() for each in column]).sum() for column in (losses, counts)])
+        losses, counts = (torch.stack([each.double() for each in column]) for column in zip(*self._sums))
+        finite = losses.isfinite()
+        return torch.stack([torch.where(finite, column, 0).sum() for column in (losses, counts)])
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

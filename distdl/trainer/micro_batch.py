@@ -6,7 +6,7 @@ from distdl.comm import collectives
 from distdl.data.order import Rows
 from distdl.errors import UserError
 from distdl.trainer.setup import Run
-from distdl.trainer.step import autocast, to_device
+from distdl.trainer.step import autocast, is_out_of_memory, to_device
 
 
 def settle(run: Run) -> None:
@@ -47,7 +47,9 @@ def _fits(run: Run, rows: int) -> bool:
             loss, _ = run.task.loss(run.engine.model(batch["image"]), batch)
         loss.backward()
         return True
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return False
     finally:
         run.engine.optimiser.zero_grad(set_to_none=True)

@@ -14,10 +14,11 @@ from distdl.config.schema import Config, TrainConfig
 from distdl.data.engine import HostBatch, Loader
 from distdl.data.order import PLAN_VERSION, Plan
 from distdl.errors import UserError, did_you_mean
-from distdl.trainer import engines, schedule
+from distdl.trainer import engines, phases, schedule
 from distdl.trainer.ema import Ema
 from distdl.trainer.engines import Engine
 from distdl.trainer.loaders import LoaderFactory, build_plan, open_dataset, share_of_cores
+from distdl.trainer.phases import Phases
 from distdl.trainer.state import TrainState
 
 
@@ -30,6 +31,7 @@ class Run:
     device: torch.device
     task: Any
     engine: Engine
+    phases: Phases
     ema: Ema | None
     plan: Plan
     lr: Callable[[int, int], float]
@@ -44,6 +46,24 @@ class Run:
         """Steps done and to do. The same at every step of a run, also after one that was extended."""
         left = max(0, self.end - self.state.position)
         return self.state.step + -(-left // self.config.train.global_batch)
+
+    @property
+    def global_batch(self) -> int:
+        """Rows of the step that comes, over all workers."""
+        return self.config.train.global_batch
+
+    def lr_now(self) -> float:
+        """The learning rate of the step that comes."""
+        return self.lr(self.state.step, self.total_steps)
+
+    @property
+    def stops_early(self) -> bool:
+        early, seen = self.config.train.early_stop, self.state.early_stop
+        return early is not None and seen is not None and seen["n_bad"] >= early.patience
+
+    @property
+    def is_over(self) -> bool:
+        return self.state.position >= self.end or self.stops_early
 
     @property
     def epoch(self) -> float:
@@ -70,7 +90,8 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         )
     task = build_task(config)
     model = build_model(config, device)
-    engine = engines.build(config, model)
+    timing = phases.build(device)
+    engine = engines.build(config, model, timing)
 
     dataset = open_dataset(config.data.train, "data.train")
     plan = build_plan(config, dataset)
@@ -87,6 +108,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         device=device,
         task=task,
         engine=engine,
+        phases=timing,
         ema=Ema(model, config.train.ema) if config.train.ema else None,
         plan=plan,
         lr=schedule.build(config.schedule, config.optim.lr, plan.epoch_length / config.train.global_batch),

@@ -5,7 +5,7 @@ epoch, sample id), and the data's place is one integer: none of them needs savin
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +26,11 @@ class TrainState:
     time_s: float = 0.0  # training time, over restarts
     n_bad: int = 0  # samples that could not be used, over all workers
     best: dict[str, Any] | None = None  # {"metric", "value", "step"} of the best evaluation
+    ranking: list[dict[str, Any]] = field(default_factory=list)  # {"value", "step"} of the best evaluations, best first
+    early_stop: dict[str, Any] | None = None  # {"best", "n_bad"}: evaluations without improvement
+    plateau: dict[str, Any] | None = None  # of that schedule
+    n_skipped: int = 0  # steps left out for a NaN or Inf
+    n_skipped_in_a_row: int = 0
     eval_pending: bool = False  # stopped inside an evaluation: it is made up for at the start
     micro_batch: int | None = None  # found by micro_batch: auto
 
@@ -43,8 +48,9 @@ def capture(
     tensors |= {f"optim/{name}": value for name, value in optim_tensors.items()}
     if ema:
         tensors |= {f"ema/{name}": value for name, value in ema.averages.items()}
-    scaler = engine.update.scaler.state_dict() if engine.update.scaler else None
-    return tensors, {"train_state": asdict(state), "optim": optim_scalars, "scaler": scaler, **context}
+    state.n_skipped, state.n_skipped_in_a_row = engine.update.skipped.totals()
+    scale = engine.update.scale.state() if engine.update.scale else None
+    return tensors, {"train_state": asdict(state), "optim": optim_scalars, "loss_scale": scale, **context}
 
 
 def restore(
@@ -80,10 +86,11 @@ def restore(
     if weights_only:
         return found
     optim.load_state_by_name(engine.optimiser, engine.model, _part(tensors, "optim/"), found["optim"])
-    if engine.update.scaler and found["scaler"]:
-        engine.update.scaler.load_state_dict(found["scaler"])
+    if engine.update.scale and found["loss_scale"]:
+        engine.update.scale.load(found["loss_scale"])
     for name, value in found["train_state"].items():
         setattr(state, name, value)
+    engine.update.skipped.set(state.n_skipped, state.n_skipped_in_a_row)
     return found
 
 

@@ -11,34 +11,62 @@ from distdl.config.schema import TrainConfig
 from distdl.data.engine import HostBatch, Loader
 from distdl.data.order import seed_of
 from distdl.data.transforms import Normalise
+from distdl.errors import UserError
 from distdl.trainer.setup import Run
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def train_step(run: Run, host: HostBatch) -> list[tuple[Tensor, Tensor]]:
-    """Updates the weights once. Returns (loss sum, valid rows) of each micro-batch, scalars still on the device."""
-    config, state, engine = run.config.train, run.state, run.engine
+def train_step(run: Run, host: HostBatch, lr: float) -> list[tuple[Tensor, Tensor]]:
+    """Updates the weights once. Returns (loss sum, valid rows) of each micro-batch, scalars still on the device.
+
+    Raises UserError when memory runs out, with what was on its way through the network and the key to lower.
+    """
+    config, state, engine, phases = run.config.train, run.state, run.engine, run.phases
     seed_everything(run.device, config.seed, state.step, run.world.rank)
-    n_rows = len(host.tensors["label"])
+    n_rows = len(host.tensors["valid"])
     micro_batch = state.micro_batch or n_rows
     sums = []
-    engine.begin()
+    engine.begin(run.global_batch)
     for begin in range(0, n_rows, micro_batch):
         rows = host.tensors
         if micro_batch < n_rows:
             rows = {name: tensor[begin : begin + micro_batch] for name, tensor in rows.items()}
-        batch = to_device(rows, run.train_loader, run.device, config)
         last = begin + micro_batch >= n_rows
-        with autocast(config, run.device):
-            outputs = engine.forward(batch["image"], last)
-            loss, count = run.task.loss(outputs, batch)
-        engine.backward(loss, last)
+        try:
+            phases.enter("forward")
+            batch = to_device(rows, run.train_loader, run.device, config)
+            with autocast(config, run.device):
+                outputs = engine.forward(batch["image"], last)
+                loss, count = run.task.loss(outputs, batch)
+            phases.enter("backward")
+            engine.backward(loss, last)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one, and so is what the CPU's allocator raises
+            if not is_out_of_memory(error):
+                raise
+            raise _out_of_memory(run, rows, error) from error
         sums.append((loss.detach(), count))
-    engine.step(run.lr(state.step, run.total_steps), host.n_valid)
+    engine.step(state.step, lr, host.n_valid)
     if run.ema:
         run.ema.update(state.step)
+    phases.leave()
     return sums
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _out_of_memory(run: Run, rows: dict[str, Tensor], error: RuntimeError) -> UserError:
+    ids = rows["sample_id"].tolist()
+    shapes = ", ".join(f"{name} {'x'.join(map(str, t.shape))} {str(t.dtype)[6:]}" for name, t in rows.items())
+    which = ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
+    return UserError(
+        f"out of memory in step {run.state.step + 1} on {run.device} with {len(ids)} rows ({shapes}; samples {which}): "
+        + str(error).partition("\n")[0],
+        where=f"train.micro_batch: {run.state.micro_batch or 'all rows of a worker'}",
+        fix=f"Set train.micro_batch={max(1, len(ids) // 2)} (the result stays that of the whole batch) or auto.",
+    )
 
 
 def forward(

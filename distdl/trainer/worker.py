@@ -1,5 +1,6 @@
 """One worker's life: join the others, build, restore, train, and leave with the right exit code."""
 
+import math
 import os
 import sys
 import time
@@ -17,7 +18,7 @@ from distdl.checkpoint.load import Checkpoint
 from distdl.checkpoint.save import Checkpoints
 from distdl.comm import collectives
 from distdl.comm.world import WorldInfo
-from distdl.config.schema import Config
+from distdl.config.schema import Config, parse_period
 from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from distdl.launch import worker as launched
 from distdl.run import failures, lease
@@ -55,7 +56,8 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
     folder = launch.opened
     held: OpenRun | None = None  # keeps the lease until this function ends
     try:
-        stops = StopRequests(config.train.stop_signals, announce=not launched.is_supervised())
+        after_s = parse_period(config.train.stop_after)[0] if config.train.stop_after else math.inf
+        stops = StopRequests(config.train.stop_signals, announce=not launched.is_supervised(), after_s=after_s)
         device = setup.pick_device(config.train, world)
         setup.set_threads_and_kernels(config.train, world)
         collectives.join(world, config.dist.backend, device)
@@ -113,15 +115,17 @@ def _train(
     run = setup.build(config, world, device, state)
     say = _printer(world.rank == 0 and launch.verbosity >= 0)
     resumed = _restore(run, folder, launch, say)
-    if state.position >= run.end and resumed and not state.eval_pending:
-        say(f"this run is finished (step {state.step}, epoch {run.epoch:g}); raise its length to go on")
+    if run.is_over and resumed and not state.eval_pending:
+        how = "raise train.early_stop.patience" if run.stops_early else "raise its length"
+        say(f"this run is finished (step {state.step}, epoch {run.epoch:g}); {how} to go on")
         return "done"
     micro_batch.settle(run)
     _describe(run, folder, say)
     checkpoints = Checkpoints(
         folder,
-        keep=config.checkpoint.keep.last,
-        warn=lambda message: track.warn_once("checkpoint", message),
+        keep=config.checkpoint.keep,
+        epoch_length=run.plan.epoch_length,
+        warn=lambda topic, message: track.warn_once(topic, message),
         still_ours=lambda: fence is None or lease.still_ours(folder, fence),
     )
     if launch.check:
@@ -234,6 +238,8 @@ def _write_final(run: Run, folder: RunFolder, outcome: str, wall_s: float) -> No
         "wall_s": run.state.time_s,
         "this_launch_s": wall_s,
         "bad_samples": run.state.n_bad,
+        "skipped_steps": run.state.n_skipped,
+        "stopped_early": run.stops_early,
         "best": run.state.best,
         "last": last,
     }

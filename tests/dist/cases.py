@@ -4,16 +4,16 @@ import hashlib
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tiny
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distdl.comm import collectives
 from distdl.comm.vote import Vote
 from distdl.errors import PeerLost, UserError
-from distdl.trainer import micro_batch, step
+from distdl.trainer import batch_norm, micro_batch, step
 from distdl.trainer.evaluate import Interrupted, evaluate
 from distdl.trainer.signals import StopRequests
 
@@ -141,7 +141,7 @@ def train(corpus: str, overrides: dict[str, Any]) -> Any:
     try:
         for batch in run.host_batches():
             n_samples = min(run.config.train.global_batch, run.end - run.state.position)
-            sums.append([sum(map(float, column)) for column in zip(*step.train_step(run, batch))])
+            sums.append([sum(map(float, column)) for column in zip(*step.train_step(run, batch, run.lr_now()))])
             run.state.advance(n_samples)
     finally:
         run.close()
@@ -188,3 +188,46 @@ def evaluation(corpus: str, overrides: dict[str, Any], stopped_rank: int | None 
     finally:
         run.close()
     return {name: float(value).hex() for name, value in result.items()}
+
+
+# --- batch norm ---
+
+
+def sync_batch_norm(rows: list[int], **form: Any) -> Any:
+    """The steps of a layer that was converted to sync, where worker r has rows[r] rows of the batch."""
+    begin = sum(rows[: collectives.rank()])
+    mine = slice(begin, begin + rows[collectives.rank()])
+    return batch_norm_steps(sum(rows), mine, kind="sync", **form)
+
+
+def batch_norm_steps(
+    n_rows: int,
+    mine: slice,
+    *,
+    kind: Literal["local", "sync"] = "local",
+    dtype: str = "float32",
+    channels_last: bool = False,
+    mean: float = 3.0,
+    options: dict[str, Any] = {},  # noqa: B006  # only read
+) -> Any:
+    """Two forwards and backwards of nn.BatchNorm2d(3, **options) on rows of a batch, then one in evaluation."""
+    draws = torch.Generator().manual_seed(0)
+    layer = nn.BatchNorm2d(3, **options, dtype=torch.float64 if dtype == "float64" else torch.float32)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, 1.0, 0.5, generator=draws)
+    batch_norm.convert(layer, kind, ghost_rows=2)
+    found: dict[str, Any] = {"outputs": [], "gradients": []}
+    for _ in range(2):
+        values, wanted = torch.randn(2, n_rows, 3, 4, 5, generator=draws, dtype=torch.float64).to(getattr(torch, dtype))
+        values = (values * 2 + mean)[mine].contiguous(
+            memory_format=torch.channels_last if channels_last else torch.contiguous_format
+        )
+        outputs = layer(values.requires_grad_())
+        (outputs * wanted[mine]).sum().backward()
+        found["outputs"].append(outputs.flatten(1).tolist())
+        found["gradients"].append(values.grad.flatten(1).tolist())
+    found["weights"] = [parameter.grad.tolist() for parameter in layer.parameters()]
+    found["buffers"] = {name: buffer.tolist() for name, buffer in layer.named_buffers()}
+    found["kept"] = [str(outputs.dtype), outputs.is_contiguous(memory_format=torch.channels_last) == channels_last]
+    found["evaluated"] = layer.eval()(values).flatten(1).tolist()
+    return found

@@ -1,10 +1,13 @@
 """Sums and clocks between two log lines."""
 
+import math
+
 import pytest
 import torch
 
 from distdl.trainer import meter as meters
 from distdl.trainer.meter import Meter
+from distdl.trainer.phases import HostPhases
 
 
 @pytest.fixture
@@ -17,8 +20,13 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def meter(clock):
-    return Meter()
+def phases(clock):
+    return HostPhases()
+
+
+@pytest.fixture
+def meter(phases):
+    return Meter(phases)
 
 
 def add(meter, loss_sum, count, samples=8, wait_s=0.0):
@@ -62,7 +70,26 @@ def test_time_for_an_evaluation_or_a_save_is_left_out(meter, clock):
     assert meter.reduce()["step_s"] == pytest.approx(1)
 
 
-def test_rows_that_all_did_not_count_leave_a_loss_of_zero_and_no_error(meter):
+def test_rows_that_all_did_not_count_have_no_loss(meter):
     add(meter, 0.0, 0)
 
-    assert meter.reduce()["loss"] == 0
+    assert math.isnan(meter.reduce()["loss"])
+
+
+def test_a_micro_batch_whose_loss_is_not_finite_is_left_out_of_the_mean(meter):
+    add(meter, 6.0, 2)
+    add(meter, math.nan, 5)
+    add(meter, math.inf, 5)
+
+    assert meter.reduce()["loss"] == 3
+
+
+def test_the_phases_of_the_steps_are_in_the_row(meter, phases, clock):
+    phases.enter("forward")
+    clock.now += 0.25
+    phases.leave()
+    add(meter, 1.0, 1)
+
+    row = meter.reduce()
+
+    assert (row["forward_s"], row["exchange_s"]) == (0.25, 0)

@@ -8,7 +8,12 @@ import torch
 from torch.nn import functional
 
 from distdl.data.engine import IGNORED, HostBatch
-from distdl.trainer.step import train_step
+from distdl.errors import UserError
+from distdl.trainer import step
+
+
+def train_step(run, host):
+    return step.train_step(run, host, run.lr_now())
 
 
 def totals(sums):
@@ -148,7 +153,7 @@ def test_half_precision_computes_in_half_and_keeps_weights_and_gradients_in_fp32
     assert {p.dtype for p in run.engine.model.parameters()} == {torch.float32}
     assert {gradient.dtype for gradient in gradients(run).values()} == {torch.float32}
     assert losses[-1] < losses[0] - 0.5
-    assert exact.engine.update.scaler is None and (run.engine.update.scaler is not None) == (precision == "fp16")
+    assert exact.engine.update.scale is None and (run.engine.update.scale is not None) == (precision == "fp16")
 
 
 def test_images_arrive_normalised_in_either_memory_order(build):
@@ -166,9 +171,9 @@ def test_images_arrive_normalised_in_either_memory_order(build):
 
 
 def test_dropout_draws_are_a_function_of_seed_step_and_rank(build):
-    def draw(seed, step, rank):
+    def draw(seed, number, rank):
         run = build(train__seed=seed)
-        run.state.step = step
+        run.state.step = number
         run.world = dataclasses.replace(run.world, rank=rank)
         train_step(run, batch())
         return torch.rand(1).item()
@@ -185,3 +190,14 @@ def test_the_average_of_the_weights_follows_each_step(build):
 
     for name, parameter in run.engine.model.named_parameters():
         torch.testing.assert_close(run.ema.averages[name], before[name] * 0.1 + parameter.detach() * 0.9)
+
+
+def test_running_out_of_memory_names_the_shapes_the_samples_and_the_key_to_lower(build):
+    run = build(model__name="tiny:TooLarge")
+
+    with pytest.raises(UserError) as failure:
+        train_step(run, batch())
+
+    message = str(failure.value)
+    assert "step 1" in message and "image 8x4x4x1 uint8" in message and "samples 0, 1, 2, 3, 4, 5, 6, 7)" in message
+    assert "train.micro_batch=4" in message

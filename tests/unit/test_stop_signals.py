@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -72,3 +73,11 @@ def test_without_signals_no_handler_is_installed():
 )
 def test_one_worker_is_enough_and_ctrl_c_comes_first(preempted, interrupted, stop):
     assert agreed_stop({"preempted": preempted, "interrupted": interrupted, "bad": 5}) == stop
+
+
+def test_a_launch_that_has_had_its_time_asks_for_a_stop_as_a_signal_would():
+    stops = StopRequests(after_s=0.02)
+    before = agreed_stop(stops.votes())
+    time.sleep(0.03)
+
+    assert (before, agreed_stop(stops.votes())) == (None, "preempted")

@@ -1,13 +1,16 @@
 """Every name that a config may write, and where its code is: name -> "module:attribute", imported only when asked for.
 
-Free of torch, so that an unknown name is answered in the same 0.3 s as any other mistake in a config. Anywhere a name
-goes, `package.module:attribute` goes too: a network, task, transform or optimiser of one's own needs no entry here.
+Free of torch, so that an unknown name is answered in the same 0.3 s as any other mistake in a config. Code of one's own
+has two ways in: anywhere a name goes, `package.module:attribute` goes too; and a file that the config names under
+`plugins` (distdl/plugins.py) gives its functions and classes names by the decorators below.
 """
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections import ChainMap
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 from distdl.errors import UserError, did_you_mean
 
@@ -20,6 +23,7 @@ MODELS = {
     "resnet50_v1": "distdl.models.resnet:resnet50_v1",
     "resnet20_cifar": "distdl.models.resnet_cifar:resnet20_cifar",
     "resnet110_cifar": "distdl.models.resnet_cifar:resnet110_cifar",
+    "autoencoder": "distdl.models.autoencoder:autoencoder",
 }
 TASKS = {
     "classify": "distdl.tasks.classify:Classify",
@@ -61,18 +65,85 @@ TRANSFORMS = {
 }
 ENGINES = {"exchange": "distdl.trainer.engines:ExchangeEngine", "ddp": "distdl.trainer.engines:DDPEngine"}
 
+KINDS = {  # what a decorator is called -> what it registers, and the names that are taken
+    "register_model": ("model", MODELS),
+    "register_task": ("task", TASKS),
+    "register_dataset": ("dataset", DATASETS),
+    "register_transform": ("transform", TRANSFORMS),
+    "register_optim": ("optimiser", OPTIMISERS),
+    "register_schedule": ("schedule", SCHEDULES),
+}
 
-def check_name(name: str, table: Mapping[str, str], kind: str) -> str:
-    """Returns `name` if it is in the table or is a `package.module:attribute`; raises ValueError with a suggestion."""
-    if name in table or all(name.partition(":")):
+Names: TypeAlias = Collection[tuple[str, str]]  # (kind, name)
+Registered: TypeAlias = dict[tuple[str, str], Callable[..., Any]]
+
+_registered: ChainMap[tuple[str, str], Callable[..., Any]] = ChainMap()
+
+
+# --- code of one's own ---
+
+
+def _decorator(word: str) -> Callable[..., Any]:
+    kind, _ = KINDS[word]
+
+    def register(name: str | Callable[..., Any] | None = None) -> Any:
+        """`@register_model` registers a function or a class under its own name, `@register_model("name")` another."""
+        if callable(name):
+            return register(None)(name)
+
+        def enter(function: Callable[..., Any]) -> Callable[..., Any]:
+            _registered[kind, name or function.__name__] = function
+            return function
+
+        return enter
+
+    return register
+
+
+register_model = _decorator("register_model")
+register_task = _decorator("register_task")
+register_dataset = _decorator("register_dataset")
+register_transform = _decorator("register_transform")
+register_optim = _decorator("register_optim")
+register_schedule = _decorator("register_schedule")
+
+
+@contextmanager
+def using(registered: Registered) -> Iterator[None]:
+    """Within it, these names come before those that were registered outside; what is registered is added to them.
+
+    So two runs whose plugins use one name for two things can be built in one process, one after the other.
+    """
+    global _registered
+    before, _registered = _registered, _registered.new_child(registered)
+    try:
+        yield
+    finally:
+        _registered = before
+
+
+# --- what a name in a config stands for ---
+
+
+def check_name(name: str, table: Mapping[str, str], kind: str, declared: Names | None = None) -> str:
+    """Returns a `name` that is in the table, registered, `declared` by a plugin, or a `package.module:attribute`.
+
+    Raises ValueError with a suggestion for any other.
+    """
+    declared = () if declared is None else declared  # one that is empty may still claim to contain any
+    if name in table or (kind, name) in declared or (kind, name) in _registered or all(name.partition(":")):
         return name
+    known = [*table, *(own for its_kind, own in dict.fromkeys((*declared, *_registered)) if its_kind == kind)]
     raise ValueError(
-        f"unknown {kind} '{name}'{did_you_mean(name, table)} (known: {', '.join(table)}, or package.module:attribute)"
+        f"unknown {kind} '{name}'{did_you_mean(name, known)} "
+        f"(known: {', '.join([*known, 'or package.module:attribute'])})"
     )
 
 
 def resolve(name: str, table: Mapping[str, str], kind: str) -> Callable[..., Any]:
     """Imports what a name stands for. Raises UserError when there is no such name, module or attribute."""
+    if (kind, name) in _registered and name not in table:
+        return _registered[kind, name]
     try:
         module_name, _, attribute = table.get(check_name(name, table, kind), name).partition(":")
     except ValueError as error:

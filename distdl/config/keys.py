@@ -1,7 +1,7 @@
 """What the schema knows of a dotted key: which keys there are, and which of them a wrong word stood for."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -87,6 +87,7 @@ def suggestions(path: Path) -> list[str]:
 
 
 def _all_keys(path: Path = ()) -> Iterator[Path]:
-    for name in fields_at(path):
+    for name, field in fields_at(path).items():
         yield (*path, name)
-        yield from _all_keys((*path, name))
+        if get_origin(field.annotation) is not dict:  # whose keys are names that the user chose
+            yield from _all_keys((*path, name))

@@ -40,11 +40,13 @@ def lines(section: BaseModel, path: tuple[str, ...] = (), *, changed_only: bool 
 def _key_lines(path: tuple[str, ...], value: Any, description: str, changed_only: bool) -> list[Line]:
     indent = "  " * (len(path) - 1)
     head = f"{indent}{flow(path[-1])}:"
+    inside: list[Line] = []
     if isinstance(value, BaseModel):
-        return [Line(path, head, description, is_header=True), *lines(value, path, changed_only=changed_only)]
-    if isinstance(value, dict) and value:
-        inside = (_key_lines((*path, name), item, "", changed_only) for name, item in value.items())
-        return [Line(path, head, description, is_header=True), *(line for group in inside for line in group)]
+        inside, value = lines(value, path, changed_only=changed_only), {}
+    elif isinstance(value, dict):
+        inside = [line for name, item in value.items() for line in _key_lines((*path, name), item, "", changed_only)]
+    if inside:
+        return [Line(path, head, description, is_header=True), *inside]
     one_line = f"{head} {flow(value)}"
     if isinstance(value, list) and value and len(one_line) > WIDTH:
         return [Line(path, head, description), *(Line((), f"{indent}  - {flow(item)}") for item in value)]

@@ -4,7 +4,8 @@
 
 Mappings merge key by key, lists and values replace. The merge is done on trees that remember file and line, so that
 each mistake, and each value in `distdl config show`, names its place. Checks that span several keys of a section
-(epochs or steps) are made once each of its keys is right by itself.
+(epochs or steps) are made once each of its keys is right by itself. The names that the config's plugins register are
+read off those files, which are found from the file that names them, and on the command line from the working folder.
 """
 
 import json
@@ -12,9 +13,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
+from distdl import plugins, registry
 from distdl.config import keys
 from distdl.config.mistakes import explain
 from distdl.config.schema import Config
@@ -42,6 +45,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
     for number, text in enumerate(overrides):
         place = Place((COMMAND_LINE, number), f"command line '{text}'")
         tree = _override(tree, text, place, mistakes)
+    tree = _with_plugins_found(tree, Path.cwd()) if tree else None
     config = _check(tree, file, mistakes) if tree else None
     if config is None or tree is None or mistakes:
         mistakes.sort(key=lambda mistake: mistake.place.order)
@@ -51,9 +55,10 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
 
 def _check(tree: Node, file: Place, mistakes: list[Mistake]) -> Config | None:
     given = keys.with_required_sections(plain(tree))
+    declared = _declared_names(tree, mistakes)
     try:
         # Strict, so that true is not 1 and "3" not 3; as JSON, where being strict still allows a list for a tuple.
-        return Config.model_validate_json(json.dumps(given), strict=True)
+        return Config.model_validate_json(json.dumps(given), strict=True, context=declared)
     except ValidationError as error:
         mistakes += explain(error, given, tree, file)
         return None
@@ -87,6 +92,7 @@ def _read(path: Path, asked_by: Place, below: tuple[Path, ...], mistakes: list[M
         mistakes.append(Mistake(tree.place, "a config is a mapping of sections: model, data, train, optim, ..."))
         return None
     own = Node({key: node for key, node in tree.value.items() if key != "base"}, tree.place)
+    own = _with_plugins_found(own, path.parent)
     if "base" not in tree.value:
         return own
     place, base = tree.value["base"].place, tree.value["base"].value
@@ -103,22 +109,69 @@ def _read(path: Path, asked_by: Place, below: tuple[Path, ...], mistakes: list[M
     return merge(base_tree, own) if base_tree else None
 
 
-def _text(path: Path, name: str, asked_by: Place, mistakes: list[Mistake]) -> str | None:
-    said_of = "" if name == asked_by.text else f"base: {name}: "
+def _text(
+    path: Path, name: str, asked_by: Place, mistakes: list[Mistake], kind: Literal["YAML", "Python"] = "YAML"
+) -> str | None:
+    """The text of a config, which the command line or another config's `base` asks for, or of a plugin."""
+    said_of = "" if name == asked_by.text else f"{'base' if kind == 'YAML' else 'plugins'}: {name}: "
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         mistakes.append(Mistake(Place(asked_by.order, f"{name}:{line}"), "not UTF-8 text"))
     except FileNotFoundError:
-        there = {other.stem: other.name for other in path.parent.glob("*.y*ml")}
+        there = {other.stem: other.name for other in path.parent.glob("*.y*ml" if kind == "YAML" else "*.py")}
         near = "".join(f" - did you mean {there[stem]}?" for stem in nearest(path.stem, there)[:1])
         mistakes.append(Mistake(asked_by, f"{said_of}there is no such file{near}"))
     except IsADirectoryError:
-        mistakes.append(Mistake(asked_by, f"{said_of}this is a folder, not a YAML file"))
+        mistakes.append(Mistake(asked_by, f"{said_of}this is a folder, not a {kind} file"))
     except (OSError, ValueError) as error:
         mistakes.append(Mistake(asked_by, f"{said_of}can't be read ({getattr(error, 'strerror', None) or error})"))
     return None
+
+
+# --- plugins ---
+
+
+class _Any(frozenset[tuple[str, str]]):
+    """Stands for the names in plugins that can't be read: a name that is not known may be one of them."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def _with_plugins_found(tree: Node, folder: Path) -> Node:
+    """The tree with absolute paths of plugins, of which the relative ones are in `folder`."""
+    listed = tree.value.get("plugins") if isinstance(tree.value, dict) else None
+    if not isinstance(tree.value, dict) or not listed or not isinstance(listed.value, list):
+        return tree
+    found = [
+        Node(os.path.normpath(folder.absolute() / item.value), item.place) if isinstance(item.value, str) else item
+        for item in listed.value
+    ]
+    return Node({**tree.value, "plugins": Node(found, listed.place)}, tree.place)
+
+
+def _declared_names(tree: Node, mistakes: list[Mistake]) -> registry.Names:
+    """The names that the plugins of a config register; each file is read, and none is run."""
+    listed = tree.value.get("plugins") if isinstance(tree.value, dict) else None
+    declared: dict[tuple[str, str], str] = {}
+    before = len(mistakes)
+    for item in listed.value if listed and isinstance(listed.value, list) else []:
+        if not isinstance(item.value, str):
+            continue
+        path = Path(item.value)
+        name = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+        text = _text(path, name, item.place, mistakes, "Python")
+        found, problems = plugins.scan(text) if text is not None else ({}, [])
+        for line, problem in problems:
+            mistakes.append(Mistake(Place(item.place.order, f"{name}:{line}"), problem))
+        for own, line in found.items():
+            if own in declared:
+                problem = f"the {own[0]} '{own[1]}' is in {declared[own]} already"
+                mistakes.append(Mistake(Place(item.place.order, f"{name}:{line}"), problem))
+            declared[own] = f"{name}:{line}"
+    return declared if len(mistakes) == before else _Any(declared)
 
 
 # --- merging ---

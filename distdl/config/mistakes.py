@@ -67,7 +67,9 @@ def _path(details: ErrorDetails, given: Mapping[str, Any]) -> Path:
         else:
             continue
         path.append(part)
-    return (*path, details["loc"][-1]) if details["type"] == "missing" else tuple(path)
+    if details["type"] == "missing":  # of two keys that would do, the error itself names one
+        path.append(details.get("ctx", {}).get("key", details["loc"][-1]))
+    return tuple(path)
 
 
 def _place(path: Path, tree: Node) -> Place:

@@ -8,7 +8,19 @@ import re
 import signal
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from distdl import registry
 
@@ -65,18 +77,19 @@ def _check_signal(name: str) -> str:
     return full
 
 
-def _one_transform(value: Any) -> Any:
+def _one_transform(value: Any, info: ValidationInfo) -> Any:
     """`flip` and `{pad: 2}` and `{normalise: {mean: ..., std: ...}}` -> {name: argument or mapping of arguments}."""
     if isinstance(value, str):
         value = {value: {}}
     if not isinstance(value, dict) or len(value) != 1:
         raise ValueError("a transform is a name or a mapping with one name, such as flip or {pad: 2}")
-    registry.check_name(str(next(iter(value))), registry.TRANSFORMS, "transform")
+    registry.check_name(str(next(iter(value))), registry.TRANSFORMS, "transform", info.context)
     return value
 
 
 def _name_in(table: dict[str, str], kind: str) -> AfterValidator:
-    return AfterValidator(lambda name: registry.check_name(name, table, kind))
+    """The validation's context: what the config's plugins declare."""
+    return AfterValidator(lambda name, info: registry.check_name(name, table, kind, info.context))
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -103,9 +116,11 @@ class TaskConfig(Section):
 
 
 class SplitConfig(Section):
-    shards: str | None = key(None, "folder of WebDataset tars, or one tar (or give dataset)")
+    shards: str | None = key(None, "folder of WebDataset tars, or one tar; or give dataset")
     dataset: Annotated[str, _name_in(registry.DATASETS, "dataset")] | None = key(
-        None, "a dataset of one's own instead of shards: a registered name, or package.module:attribute"
+        None,
+        "a dataset of one's own instead of shards: a registered name, or package.module:attribute",
+        validate_default=True,
     )
     args: dict[str, Any] = key({}, "arguments of the dataset's function")
     transforms: list[Transform] = key(
@@ -115,11 +130,15 @@ class SplitConfig(Section):
     label: str = key("cls", "component that holds the label, an integer as text")
     index: str | None = key(None, "folder for the index files where the shards' own folder is read-only", free=True)
 
-    @model_validator(mode="after")
-    def _one_source(self) -> "SplitConfig":
-        if (self.shards is None) == (self.dataset is None):
+    @field_validator("dataset")  # not of the model, which is checked only once every key is right by itself
+    @classmethod
+    def _one_source(cls, dataset: str | None, info: ValidationInfo) -> str | None:
+        shards = info.data.get("shards", "wrong by itself")
+        if dataset is None and shards is None:
+            raise PydanticCustomError("missing", "one of two", {"key": "shards"})
+        if dataset is not None and shards is not None:
             raise ValueError("give either shards or dataset")
-        return self
+        return dataset
 
     @property
     def source(self) -> str:
@@ -304,7 +323,7 @@ class OptimConfig(Section):
 class ScheduleConfig(Section):
     name: Annotated[str, _name_in(registry.SCHEDULES, "schedule")] = key("constant", "learning rate over the run")
     warmup_steps: int = key(0, "steps over which the rate rises linearly from 0", ge=0)
-    args: dict[str, Any] = key({}, "of the schedule, such as final of cosine, epochs and gamma of step")
+    args: dict[str, Any] = key({}, "of the schedule, such as final of cosine, epochs and gamma of multistep")
 
 
 class DistConfig(Section):
@@ -331,7 +350,11 @@ class KeepConfig(Section):
 
 
 def _keep_last(value: Any) -> Any:
-    return {"last": value} if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {"last": value}
+    if not isinstance(value, dict | KeepConfig):
+        raise ValueError("should be a whole number or a mapping of keys")
+    return value
 
 
 class CheckpointConfig(Section):
@@ -341,9 +364,6 @@ class CheckpointConfig(Section):
     )
     best: str | None = key(
         None, "metric of the evaluation whose best checkpoint is kept, such as top1 or loss", free=True
-    )
-    writer: Literal["thread", "process"] = key(
-        "process", "what writes in the background: a process of its own does not slow the steps", free=True
     )
 
 
@@ -374,4 +394,6 @@ class Config(Section):
     dist: DistConfig = key(DistConfig(), "how workers exchange gradients")
     checkpoint: CheckpointConfig = key(CheckpointConfig(), "what is kept")
     track: TrackConfig = key(TrackConfig(), "where metrics go besides metrics.jsonl")
-    plugins: list[str] = key([], "Python files with networks, tasks, transforms, ... of one's own")
+    plugins: list[str] = key(
+        [], "Python files with networks, tasks, transforms, ... of one's own; relative to this file"
+    )

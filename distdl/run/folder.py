@@ -4,7 +4,7 @@ config.yaml       the resolved config          environment.json  versions, git c
 run.json          run id, name, creation time   metrics.jsonl     every number, a row each
 lease             who writes here now           logs/rank-N.log   what worker N printed
 failures/         one record per failed worker  checkpoints/      step-00000400/ ...
-final.json        outcome, steps, best metrics
+final.json        outcome, steps, best metrics  plugins/          copies of the plugins, which are what runs
 """
 
 import json
@@ -45,6 +45,10 @@ class RunFolder:
         return self.path / "environment.json"
 
     @property
+    def git_diff(self) -> Path:
+        return self.path / "git.diff"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -64,6 +68,10 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def plugins(self) -> Path:
+        return self.path / "plugins"
+
     def log(self, rank: int) -> Path:
         return self.path / "logs" / f"rank-{rank}.log"
 
@@ -77,6 +85,10 @@ class RunFolder:
                 where=str(self.path),
                 fix="Give the folder of a run, such as runs/lenet5.",
             ) from None
+
+    def add_to_identity(self, **more: Any) -> None:
+        """Notes in run.json what belongs to the run for good, such as the run that it was started from."""
+        write_json(self.identity, {**json.loads(self.identity.read_text()), **more})
 
 
 def runs_root() -> Path:

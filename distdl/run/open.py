@@ -1,16 +1,19 @@
 """Starting a run in its folder, or going on with it: in the one order that is safe.
 
-folder -> lease -> is the config still that of this run? -> config.yaml. Free of torch: a mistake is answered before any
-worker is started.
+folder -> lease -> is the config still that of this run? -> copies of its plugins -> config.yaml, which names them. Free
+of torch: a mistake is answered before any worker is started.
 """
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from distdl import plugins
 from distdl.config import compare, dump, load
 from distdl.config.schema import Config
 from distdl.errors import UserError
-from distdl.run import lease
+from distdl.run import lease, trust
 from distdl.run.folder import RunFolder, create_or_reopen, write_atomic
 
 
@@ -26,20 +29,37 @@ def open_run(path: Path, config: Config, *, resume: bool) -> OpenRun:
     folder = create_or_reopen(path, resume=resume)
     held = lease.take(folder)
     try:
-        changes: list[str] = []
-        if _has_begun(folder):
-            refused, changes = compare(load(folder.config).config, config)
-            if refused:
-                raise UserError(
-                    "this run was started with other settings:\n  " + "\n  ".join(refused),
-                    where=str(folder.path),
-                    fix="Put them back, or choose another --name. (--from RUN starts a new run from its weights.)",
-                )
-        write_atomic(folder.config, dump(config).encode())
+        sources = {plugins.copy_name(path, text): text for path, text in plugins.read(config.plugins)}
+        kept = config.model_copy(update={"plugins": [f"plugins/{name}" for name in sources]})
+        changes = _allowed_changes(folder, kept) if _has_begun(folder) else []
+        for name, text in sources.items():
+            folder.plugins.mkdir(exist_ok=True)
+            write_atomic(folder.plugins / name, text.encode())
+        if sources:
+            digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sources.items()}
+            folder.add_to_identity(plugins=digests)
+        write_atomic(folder.config, dump(kept).encode())
+        trust.remember(folder, kept)
     except BaseException:
         held.close()
         raise
     return OpenRun(folder, held, changes)
+
+
+def _allowed_changes(folder: RunFolder, config: Config) -> list[str]:
+    """Raises UserError for those that would make it another run: other code is one of them."""
+    before = load(folder.config).config
+    before = before.model_copy(update={"plugins": [os.path.relpath(each, folder.path) for each in before.plugins]})
+    refused, changes = compare(before, config)
+    if refused:
+        fix = "Put them back, or choose another --name. (--from RUN starts a new run from its weights.)"
+        if before.plugins != config.plugins:
+            copies = ",".join(str(folder.path / each) for each in before.plugins)
+            fix += f"\n  The code that it was started with is kept: 'plugins=[{copies}]' goes on with that."
+        raise UserError(
+            "this run was started with other settings:\n  " + "\n  ".join(refused), where=str(folder.path), fix=fix
+        )
+    return changes
 
 
 def _has_begun(folder: RunFolder) -> bool:

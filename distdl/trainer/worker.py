@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 import torch
 
+from distdl import plugins, registry
 from distdl.checkpoint import load as checkpoint_load
 from distdl.checkpoint import save as checkpoint_save
 from distdl.checkpoint.load import Checkpoint
 from distdl.checkpoint.save import Checkpoints
 from distdl.comm import collectives
 from distdl.comm.world import WorldInfo
+from distdl.config import load
 from distdl.config.schema import Config, parse_period
 from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from distdl.launch import worker as launched
@@ -28,6 +30,7 @@ from distdl.run.open import OpenRun, open_run
 from distdl.track import NullTracker, Tracker, jsonl
 from distdl.track.console import closing_summary
 from distdl.trainer import loop, micro_batch, setup
+from distdl.trainer.profile import Profile, traced
 from distdl.trainer.setup import Run
 from distdl.trainer.signals import StopRequests
 from distdl.trainer.state import TrainState, restore
@@ -48,6 +51,7 @@ class Launch:
     start_from: str | None = None  # RUN or RUN@step
     weights_only: bool = False
     check: bool = False
+    profile: Profile | None = None
 
 
 def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
@@ -65,7 +69,8 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
         if folder is None:
             held, fence = _open_on_rank0(config, launch)
             folder = RunFolder(launch.path)
-        outcome = _train(config, folder, launch, fence, world, device, stops, state)
+        with registry.using(_own_code(config, folder)):
+            outcome = _train(config, folder, launch, fence, world, device, stops, state)
         collectives.barrier()  # nobody leaves while rank 0 still writes
         collectives.leave()
         return _EXIT_CODES[outcome]
@@ -99,6 +104,13 @@ def _open_on_rank0(config: Config, launch: Launch) -> tuple[OpenRun | None, int]
 
     fence = collectives.on_rank0(open_and_hold)
     return held, fence
+
+
+def _own_code(config: Config, folder: RunFolder) -> registry.Registered:
+    """Executes the run's copies of its plugins, which rank 0 alone needs to see: it sends their text to all."""
+    if not config.plugins:
+        return {}
+    return plugins.load(collectives.on_rank0(lambda: plugins.read(load(folder.config).config.plugins)))
 
 
 def _train(
@@ -140,7 +152,7 @@ def _train(
         track.log({"kind": "event", **loop.place(run, loop.Clock(state.time_s)), **event})
     outcome = "failed"
     try:
-        outcome = loop.fit(run, track, checkpoints, stops)
+        outcome = loop.fit(run, track, checkpoints, stops, **_trace(run, folder, launch, say))
         if world.rank == 0:  # rank 0 only
             _write_final(run, folder, outcome, time.monotonic() - began)
         return outcome
@@ -148,6 +160,13 @@ def _train(
         checkpoints.close()
         track.close(outcome, _summary(run, folder, outcome) if outcome != "failed" else ())
         run.close()
+
+
+def _trace(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], None]) -> dict[str, loop.Trace]:
+    if launch.profile is None:
+        return {}
+    where = folder.path / "profile"
+    return {"trace": lambda batches: traced(launch.profile, batches, run.phases, where, run.world.rank, say)}
 
 
 def _restore(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], None]) -> bool:
@@ -163,14 +182,18 @@ def _restore(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], N
                 say(f"warning: kept for inspection as {folder.checkpoints / name}")
         elif launch.start_from:
             name, _, step = launch.start_from.partition("@")
-            found = checkpoint_load.at_step(find(name), step or None)
+            source = find(name)
+            found = checkpoint_load.at_step(source, step or None)
+            started_from = {"run": source.name, "run_id": source.run_id(), "step": found.step}
+            folder.add_to_identity(started_from={**started_from, "weights_only": weights_only})
         return found
 
     context = restore(find_checkpoint, run.state, run.engine, run.ema, weights_only=weights_only)
     if context is None:
         return False
+    if launch.start_from and not own:
+        say(f"started from {'the weights of ' * weights_only}{launch.start_from}; noted in {folder.identity.name}")
     if weights_only:
-        say(f"started from the weights of {launch.start_from}")
         return False
     _check_same_data(run, context)
     changed = [
@@ -190,6 +213,12 @@ def _check_same_data(run: Run, context: dict[str, Any]) -> None:
             "the training data is not what this run was started with (other shards, or another order of samples)",
             where=f"data.train.shards: {run.config.data.train.shards}",
             fix="Put the shards back as they were, or start a new run from the weights: --from RUN --weights-only.",
+        )
+    if context["teacher"] != run.description["teacher"]:
+        raise UserError(
+            f"the teacher is not the one that this run has learned from ({context['teacher']})",
+            where="train.distill.teacher",
+            fix="Name its step as well: RUN@step.",
         )
 
 

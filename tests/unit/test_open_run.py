@@ -1,8 +1,12 @@
 """Starting a run in its folder, and which config may go on with it."""
 
+import hashlib
+import json
+from pathlib import Path
+
 import pytest
 
-from distdl.config import load
+from distdl.config import dump, load
 from distdl.config.schema import Config
 from distdl.errors import UserError
 from distdl.run.open import open_run
@@ -114,3 +118,70 @@ def test_a_folder_of_something_else_is_left_alone(path):
         open_run(path, config(), resume=True)
 
     assert [entry.name for entry in path.iterdir()] == ["thesis.tex"]
+
+
+# --- plugins: a run keeps a copy of each, and executes the copy ---
+
+PLUGIN = "import distdl\n@distdl.register_model\ndef my_net(): ...\n"
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Loads a config with a plugin of the given text beside it."""
+
+    def make(text=PLUGIN):
+        (tmp_path / "my.py").write_text(text)
+        (tmp_path / "x.yaml").write_text(
+            dump(config()).replace("lenet5", "my_net").replace("plugins: []", "plugins: [my.py]")
+        )
+        return load(tmp_path / "x.yaml").config
+
+    return make
+
+
+def test_a_run_keeps_its_plugins_and_their_hashes_and_needs_the_original_no_more(path, own, tmp_path):
+    open_run(path, own(), resume=False).lease.close()
+    (tmp_path / "my.py").unlink()
+
+    (copy,) = load(path / "config.yaml").config.plugins
+    digest = hashlib.sha256(PLUGIN.encode()).hexdigest()
+
+    assert Path(copy) == path / "plugins" / f"my-{digest[:8]}.py"
+    assert Path(copy).read_text() == PLUGIN
+    assert json.loads((path / "run.json").read_text())["plugins"] == {f"my-{digest[:8]}.py": digest}
+
+
+def begin(path, configured):
+    open_run(path, configured, resume=False).lease.close()
+    (path / "checkpoints" / "step-00000002").mkdir()
+    (path / "checkpoints" / "step-00000002" / "manifest.json").write_text("{}")
+
+
+def test_a_run_goes_on_with_the_same_plugin_wherever_it_lies_now(path, own, tmp_path):
+    begin(path, own())
+
+    open_run(path, own(), resume=True).lease.close()
+    (tmp_path / "my.py").unlink()
+    opened = open_run(path, load(path / "config.yaml").config, resume=True)
+
+    opened.lease.close()
+    assert opened.changes == [] and len(list((path / "plugins").iterdir())) == 1
+
+
+def test_a_changed_plugin_makes_it_another_run_and_the_answer_names_the_copy(path, own):
+    begin(path, own())
+    (copy,) = (path / "plugins").iterdir()
+
+    with pytest.raises(UserError, match=r"plugins: \[plugins/my-\w{8}\.py\] -> \[plugins/my-\w{8}\.py\]") as caught:
+        open_run(path, own(PLUGIN + "# mended"), resume=True)
+
+    assert f"'plugins=[{copy}]'" in caught.value.fix and "--name" in caught.value.fix
+    assert list((path / "plugins").iterdir()) == [copy]
+
+
+def test_a_run_without_a_checkpoint_takes_a_changed_plugin(path, own):
+    open_run(path, own(), resume=False).lease.close()
+
+    open_run(path, own(PLUGIN + "# mended"), resume=True).lease.close()
+
+    assert Path(load(path / "config.yaml").config.plugins[0]).read_text() == PLUGIN + "# mended"

@@ -15,9 +15,11 @@ PROBLEMS_FOUND = 1
 def add_arguments(add: Add) -> None:
     """`add(name, run, text)` makes the parser of one command."""
     command = add("pack", pack, "turn a corpus into WebDataset shards: DST/train, DST/test ...")
-    command.add_argument("kind", metavar="KIND", help="digits, idx or imagefolder")
+    command.add_argument("kind", metavar="KIND", help="digits, idx, imagefolder or table")
     command.add_argument("folders", nargs="+", metavar="[SRC] DST", help="digits needs no SRC", type=Path)
-    command.add_argument("--holdout", type=float, help="imagefolder without splits: the share that becomes test")
+    command.add_argument(
+        "--holdout", type=float, help="imagefolder or table without splits: the share that becomes test"
+    )
     command.add_argument("--shard-mb", type=float, help="size of a shard in MB")
 
     command = add("index", index, "index plain tars, so that they are read by offset")

@@ -18,13 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from distdl.data import catalog, descriptor, index
+from distdl.data import catalog, descriptor, index, labels
 from distdl.data.dataset import CorruptSample, Dataset, Sample, read_component
 from distdl.data.descriptor import Descriptor
 from distdl.data.image import decode_image, image_size, is_image
 from distdl.data.index import Component, ShardIndex
 from distdl.data.shards import counted
 from distdl.errors import UserError
+from distdl.track.progress import Advance, progress
 
 LABEL = "cls"
 _LONGEST_LABEL = 20  # bytes
@@ -78,12 +79,13 @@ def verify(path: str | Path, index_folder: str | Path | None = None) -> Report:
     listed = _verify_descriptor(path, tars, folders, report)
     classes = listed.classes if listed else None
     checksums = {entry.name: entry.xxh3 for entry in listed.shards} if listed else {}
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    n_listed = sum(entry.n_samples for entry in listed.shards) if listed else None
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, progress("verifying", n_listed) as advance:
         for tar in tars:
             shard_index = _verify_shard(tar, folders, checksums.get(tar.name), report)
             if shard_index is not None:
                 report.n_samples += shard_index.n_samples
-                report.problems += _verify_samples(tar, shard_index, classes, pool)
+                report.problems += _verify_samples(tar, shard_index, classes, pool, advance)
     report.seconds = time.perf_counter() - began
     return report
 
@@ -134,7 +136,7 @@ def _verify_shard(tar: Path, folders: list[Path], listed_xxh3: str | None, repor
 
 
 def _verify_samples(
-    tar: Path, shard_index: ShardIndex, classes: list[str] | None, pool: ThreadPoolExecutor
+    tar: Path, shard_index: ShardIndex, classes: list[str] | None, pool: ThreadPoolExecutor, advance: Advance
 ) -> Iterator[Problem]:
     """Every component against its checksum; images are decoded, labels compared with the classes."""
     labelled = LABEL in shard_index.extensions
@@ -154,7 +156,9 @@ def _verify_samples(
                 )
             return found
 
-        yield from itertools.chain.from_iterable(pool.map(check, range(shard_index.n_samples)))
+        for found in pool.map(check, range(shard_index.n_samples)):
+            advance()
+            yield from found
     finally:
         os.close(file)
 
@@ -168,12 +172,12 @@ def _what_is_wrong(file: int, extension: str, component: Component, classes: lis
         return str(error)
     if extension != LABEL:
         return ""
+    if classes is None:  # class numbers, or what another task learns
+        return "" if labels.are_numbers(data) else f"is not made of numbers: {data[:20]!r}"
     if not data.strip().removeprefix(b"-").isdigit() or len(data) > _LONGEST_LABEL:
         return f"is not a whole number: {data[:20]!r}"
     label = int(data)
-    if label < 0 or (classes is not None and label >= len(classes)):
-        return f"is the label {label}, but " + (f"there are {len(classes)} classes" if classes else "labels begin at 0")
-    return ""
+    return "" if 0 <= label < len(classes) else f"is the label {label}, but there are {len(classes)} classes"
 
 
 def _hash_file(path: Path) -> tuple[int, str]:

@@ -4,6 +4,7 @@ A kind is a function that reads SRC and returns a Corpus: the names of the class
 one by one while they are written. All splits appear together, when the last one is written.
 """
 
+import csv
 import gzip
 import math
 import os
@@ -19,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from distdl.data import shards
+from distdl.data import labels, shards
 from distdl.data.shards import RawSample
 from distdl.errors import UserError, did_you_mean
 from distdl.registry import call_with_args
+from distdl.track.progress import Advance, is_drawn, progress
 
 IMAGE_FILES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp")
 SPLITS = ("train", "val", "test")
@@ -35,7 +37,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    classes: list[str]
+    classes: list[str] | None  # None where labels are numbers of another kind
     splits: dict[str, Iterable[RawSample]]
     notes: tuple[str, ...] = ()  # what the reader should know, such as files left out
 
@@ -64,32 +66,35 @@ def pack(
             say(note)
         total_samples = total_bytes = 0
         for split, samples in corpus.splits.items():
-            written = shards.write_shards(
-                _told(samples, split, say),
-                unfinished / split,
-                classes=corpus.classes,
-                kind=kind,
-                shard_bytes=shard_bytes,
-                shard_samples=shard_samples,
-            )
+            with progress(f"packing {split}") as advance:
+                written = shards.write_shards(
+                    _told(samples, split, say, advance),
+                    unfinished / split,
+                    classes=corpus.classes,
+                    kind=kind,
+                    shard_bytes=shard_bytes,
+                    shard_samples=shard_samples,
+                )
             n_samples = sum(shard.n_samples for shard in written.shards)
             n_bytes = sum(shard.size_bytes for shard in written.shards)
             in_shards = shards.counted(len(written.shards), "shard")
             say(f"{split}: {n_samples:,} samples in {in_shards}, {n_bytes / 1e6:,.1f} MB")
             total_samples, total_bytes = total_samples + n_samples, total_bytes + n_bytes
     seconds = time.perf_counter() - began
-    size = f"{total_samples:,} samples, {len(corpus.classes)} classes, {total_bytes / 1e6:,.1f} MB"
+    classes = f"{len(corpus.classes)} classes, " if corpus.classes else ""
+    size = f"{total_samples:,} samples, {classes}{total_bytes / 1e6:,.1f} MB"
     say(f"packed {size} in {seconds:.1f} s: {', '.join(str(dst / split) for split in corpus.splits)}")
     return 0
 
 
-def _told(samples: Iterable[RawSample], split: str, say: Say) -> Iterator[RawSample]:
-    """The samples, with a line of progress every few seconds."""
+def _told(samples: Iterable[RawSample], split: str, say: Say, advance: Advance) -> Iterator[RawSample]:
+    """The samples, with a bar on a terminal, and elsewhere a line every few seconds."""
     last = time.monotonic()
     for n_samples, sample in enumerate(samples):
-        if time.monotonic() - last > _PROGRESS_EVERY_S:
+        if time.monotonic() - last > _PROGRESS_EVERY_S and not is_drawn():
             last = time.monotonic()
             say(f"{split}: {n_samples:,} samples ...")
+        advance()
         yield sample
 
 
@@ -212,7 +217,7 @@ def _read_idx(path: Path, *, n_dims: int) -> npt.NDArray[np.uint8]:
 class _ImageFile:
     path: Path
     name: str  # class/path/below/it.jpg
-    label: int
+    label: int | str
 
 
 def imagefolder(src: Path | None, *, holdout: float = 0.0) -> Corpus:
@@ -222,8 +227,7 @@ def imagefolder(src: Path | None, *, holdout: float = 0.0) -> Corpus:
     an order that mixes the classes and depends on the names alone.
     """
     src = _folder(src, "a folder per class, or train/, val/ and test/ with a folder per class in each")
-    if not 0 <= holdout < 1:
-        raise UserError(f"holdout is a share from 0 to below 1, not {holdout}")
+    _check_share(holdout)
     # "train" may also be a class, between "bus" and "tram": a split has folders in it.
     folders = {split: src / split for split in SPLITS if any(entry.is_dir() for entry in src.glob(f"{split}/*"))}
     besides = sorted(entry.name for entry in src.iterdir() if entry.name not in folders and entry.is_dir())
@@ -288,7 +292,7 @@ def _shuffled(file: _ImageFile) -> tuple[int, str]:
 
 
 def _file_samples(files: list[_ImageFile]) -> Iterator[RawSample]:
-    """The key is the file's path from its class on, without extension and with `_` for dots, which end a key."""
+    """The key is the file's name without extension and with `_` for dots, which end a key."""
     taken: set[str] = set()
     for file in sorted(files, key=_shuffled):
         extension = file.path.suffix.lower()
@@ -312,4 +316,74 @@ def _folder(src: Path | None, with_what: str) -> Path:
     return src
 
 
-KINDS: dict[str, Callable[..., Corpus]] = {"digits": digits, "idx": idx, "imagefolder": imagefolder}
+def _check_share(holdout: float) -> None:
+    if not 0 <= holdout < 1:
+        raise UserError(f"holdout is a share from 0 to below 1, not {holdout}")
+
+
+# --- table: a CSV that names images and their labels ---
+
+
+def table(src: Path | None, *, holdout: float = 0.0) -> Corpus:
+    """SRC is a CSV, or a folder with train.csv and perhaps val.csv and test.csv: a head, then path and label(s) a line.
+
+    Paths start at the table's folder. Labels are numbers, in one column or several: a class number, "3 17" for several
+    classes, "0.5,1.2" for two numbers to be predicted; or else class names, in one column. `holdout`: the share of the
+    rows that becomes the split test, where there is one table.
+    """
+    _check_share(holdout)
+    tables = {"train": src} if src and src.is_file() else {}
+    if src and not tables:
+        tables = {split: src / f"{split}.csv" for split in SPLITS if (src / f"{split}.csv").is_file()}
+    if not tables:
+        raise UserError(
+            "there is no table", where=str(src or "SRC"), fix="Expected: a CSV, or a folder with train.csv."
+        )
+    if holdout and set(tables) != {"train"}:
+        raise UserError(
+            f"the source has its own splits: {', '.join(tables)}", where=str(src), fix="Leave out the holdout."
+        )
+    splits = {split: sorted(_table_rows(path), key=_shuffled) for split, path in tables.items()}
+    if n_held_out := round(len(splits["train"]) * holdout) if holdout else 0:
+        splits = {"train": splits["train"][n_held_out:], "test": splits["train"][:n_held_out]}
+    names = sorted({str(file.label) for files in splits.values() for file in files})
+    if all(labels.are_numbers(name.encode()) for name in names):
+        return Corpus(None, {split: _file_samples(files) for split, files in splits.items()})
+    if "" in names:
+        raise UserError("there are class names and empty labels in it", where=str(src), fix="Name every image's class.")
+    numbers = {name: number for number, name in enumerate(names)}
+    named = {
+        split: [_ImageFile(file.path, file.name, numbers[str(file.label)]) for file in files]
+        for split, files in splits.items()
+    }
+    return Corpus(names, {split: _file_samples(files) for split, files in named.items()})
+
+
+def _table_rows(path: Path) -> list[_ImageFile]:
+    files = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file)
+            head = next(rows, [])
+            for row in filter(None, rows):
+                where, label = f"{path}:{rows.line_num}", " ".join(cell.strip() for cell in row[1:])
+                image = path.parent / row[0]
+                if len(row) != len(head) or len(row) < 2:
+                    raise UserError(f"{len(row)} columns; the head has {len(head)}: path, label, ...", where=where)
+                if image.suffix.lower() not in IMAGE_FILES or not image.is_file():
+                    raise UserError(f"there is no image '{row[0]}' ({', '.join(IMAGE_FILES)})", where=where)
+                if len(row) > 2 and not labels.are_numbers(label.encode()):
+                    raise UserError(
+                        f"'{label}' is not made of numbers", where=where, fix="Class names need one column."
+                    )
+                files.append(_ImageFile(image, os.path.normpath(row[0]).lstrip("./"), label))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"can't read it: {error}", where=str(path)) from error
+    if head and (path.parent / head[0]).is_file():
+        raise UserError("its first line is an image, not a head", where=str(path), fix="Begin it with: path,label")
+    if not files:
+        raise UserError("there are no images in it", where=str(path))
+    return files
+
+
+KINDS: dict[str, Callable[..., Corpus]] = {"digits": digits, "idx": idx, "imagefolder": imagefolder, "table": table}

@@ -10,8 +10,10 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from distdl.data import catalog, descriptor, index
 from distdl.data.descriptor import Descriptor, ShardEntry
@@ -23,7 +25,8 @@ _TAR_BLOCK = 512  # a member is padded to blocks
 _TAR_END = 2 * _TAR_BLOCK + 10240  # the end mark and, at most, the padding of the archive to records
 _RESERVED_KEY = re.compile(r"__[^/]*__($|/)")
 
-RawSample = Mapping[str, bytes | str | int]  # "__key__", and a value per extension
+Numbers = Sequence[int] | Sequence[float]
+RawSample = Mapping[str, bytes | str | float | Numbers]  # "__key__", and a value per extension
 
 
 def write_shards(
@@ -35,7 +38,10 @@ def write_shards(
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     shard_samples: int | None = None,
 ) -> Descriptor:
-    """Writes a folder of shards; texts and integers (labels) are stored as text. Returns what is in dataset.json.
+    """Writes a folder of shards; what is not bytes is stored as text. Returns what is in dataset.json.
+
+    A label is the component `cls`: a class number (3), the numbers of several classes ([3, 17], or [] for none), or one
+    or several numbers to be predicted (0.5 or [0.5, 1.2]). Several stand in the text with spaces between them.
 
     A shard is at most `shard_bytes` large (but for one sample that is larger, and for the extra headers of long keys)
     and has at most `shard_samples`. Raises UserError when the folder exists or can't be written, a key is unfit or
@@ -114,8 +120,10 @@ def _write_tars(samples: Iterable[RawSample], folder: Path, shard_bytes: int, sh
     return n_samples
 
 
-def _content(value: bytes | str | int) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode()
+def _content(value: bytes | str | float | Numbers) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    return (value if isinstance(value, str) else " ".join(map(str, np.atleast_1d(value).tolist()))).encode()
 
 
 def _size_in_tar(content: bytes) -> int:

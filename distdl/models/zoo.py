@@ -62,6 +62,7 @@ class Count(NamedTuple):
 
 BACK_PROPAGATION = Paper("Learning representations by back-propagating errors", 1986)
 LENET = Paper("Gradient-based learning applied to document recognition", 1998)
+AUTOENCODER = Paper("Reducing the dimensionality of data with neural networks", 2006)
 RESNET = Paper("Deep residual learning for image recognition", 2015)
 
 # In the registry's order. An accuracy is here only if its source was looked at.
@@ -78,6 +79,7 @@ ENTRIES = (
     ZooEntry(
         "resnet110_cifar", "ResNet", RESNET, (3, 32, 32), Reference(0.9357, "CIFAR-10", "the paper, table 6, best of 5")
     ),
+    ZooEntry("autoencoder", "Autoencoder", AUTOENCODER, (1, 28, 28), None),
 )
 
 

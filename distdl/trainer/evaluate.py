@@ -2,15 +2,17 @@
 
 Batches have a fixed shape whatever the world size, and are dealt to the workers in turn. Each batch leaves its fp64
 sums in its own row of a table; the table is summed over the workers (every row has one owner) and then, exactly, over
-its rows. The last batch is padded with rows that don't count.
+its rows. The last batch is padded with rows that don't count. What a task has to see row by row comes together on
+rank 0 in the same way, a piece of the table at a time, and what the task makes of it is told to all.
 """
 
 import math
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distdl.comm import collectives
 from distdl.comm.vote import Vote
@@ -19,6 +21,10 @@ from distdl.data.engine import Loader
 from distdl.data.order import sequential_rows
 from distdl.trainer.signals import Stop, StopRequests, agreed_stop
 from distdl.trainer.step import forward
+
+_PIECE_BYTES = 16 << 20
+
+Progress = Callable[[int, int], None]
 
 
 class Interrupted(Exception):
@@ -36,17 +42,18 @@ def evaluate(
     device: torch.device,
     config: TrainConfig,
     stops: StopRequests | None = None,
+    progress: Progress = lambda done, n_batches: None,
 ) -> dict[str, float]:
-    """Means over the split: loss, the task's metrics; `count` samples that counted, `bad` ones that could not.
+    """Loss and the task's metrics over the split; `count` samples that counted, `bad` ones that could not.
 
-    Raises Interrupted on all workers at once after a stop signal to any of them.
+    `progress(done, n_batches)` is called after each turn of all workers. Raises Interrupted on all workers at once
+    after a stop signal to any of them.
     """
     rank, world_size = collectives.rank(), collectives.world_size()
     n_samples, rows_per_batch = loader.dataset.n_samples, config.eval_batch
     n_batches = math.ceil(n_samples / rows_per_batch)
     mine = range(rank, n_batches, world_size)
-    columns = ("loss", *task.metric_names, "count")
-    table = torch.zeros(n_batches, len(columns), dtype=torch.float64, device=device)
+    sums, rows = Table(torch.float64), Table(torch.float32)
     n_bad = 0
     vote = Vote("preempted", "interrupted")
     model.eval()
@@ -57,18 +64,79 @@ def evaluate(
                 if (host := next(batches, None)) is not None:
                     outputs, batch = forward(model, host.tensors, loader, device, config)
                     loss, count = task.loss(outputs, batch)
-                    sums = task.metrics(outputs, batch)
-                    values = (loss, *(sums[name] for name in task.metric_names), count)
-                    table[mine[turn]] = torch.stack([value.double() for value in values])
+                    of_batch = {"loss": loss, **task.metrics(outputs, batch), "count": count}
+                    sums.add(mine[turn], {name: value[None] for name, value in of_batch.items()})
+                    if hasattr(task, "rows"):
+                        of_rows = {"valid": batch["valid"], **task.rows(outputs, batch)}
+                        rows.add(mine[turn], {name: value.cpu() for name, value in of_rows.items()})
                     n_bad += host.n_bad
                 if stop := agreed_stop(vote.cast(**(stops.votes() if stops else {}))):
                     raise Interrupted(stop)
+                progress(min((turn + 1) * world_size, n_batches), n_batches)
             vote.drain()
     finally:
         model.train()
-    by_batch = collectives.sum_(table.cpu()).tolist()
-    totals = {name: math.fsum(row[column] for row in by_batch) for column, name in enumerate(columns)}
+    totals = sums.totals(n_batches)
     count = totals.pop("count")
-    result = {name: total / max(1.0, count) for name, total in totals.items()} | {"count": int(count)}
+    means = {name: _divided(total, max(1.0, count)) for name, total in totals.items()}
+    if hasattr(task, "finish"):
+        means |= _finish(task, means, int(count), rows, n_batches)
+    result = {name: means[name] for name in ("loss", *task.metric_names)} | {"count": int(count)}
     bad = int(collectives.sum_(torch.tensor(n_bad)))
     return result | {"bad": bad} if bad else result
+
+
+def _divided(total: Any, count: float) -> Any:
+    return [each / count for each in total] if isinstance(total, list) else total / count
+
+
+def _finish(task: Any, means: dict[str, Any], count: int, rows: "Table", n_batches: int) -> dict[str, float]:
+    """What the task makes of the whole set. Rank 0 computes it for all, since their decisions rest on it."""
+    kept: dict[str, list[Tensor]] = {}
+    for piece in rows.pieces(n_batches) if hasattr(task, "rows") else ():
+        if collectives.rank() == 0:  # rank 0 only
+            counts = piece.pop("valid") > 0
+            for name, values in piece.items():
+                kept.setdefault(name, []).append(values[counts])
+    whole = {name: torch.cat(values) for name, values in kept.items()}
+    return collectives.on_rank0(
+        lambda: {name: float(value) for name, value in task.finish(means, count, whole).items()}
+    )
+
+
+class Table:
+    """Rows that batches leave, as many each. Every batch has one owner, and rank 0 has the first."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._shapes: dict[str, list[int]] = {}  # of one row, by name, in the order of the columns
+        self._mine: dict[int, Tensor] = {}  # batch -> (rows, columns), where the batch was computed
+
+    def add(self, batch: int, values: dict[str, Tensor]) -> None:
+        """`values`: name -> (rows, ...), of the same shapes in every batch."""
+        self._shapes = {name: list(value.shape[1:]) for name, value in values.items()}
+        columns = [value.to(self._dtype).reshape(len(value), -1) for value in values.values()]
+        self._mine[batch] = torch.cat(columns, dim=1)
+
+    def pieces(self, n_batches: int) -> Iterator[dict[str, Tensor]]:
+        """The rows of all workers by name, (rows, ...) on the CPU, a number of batches at a time. Empties the table."""
+        n_rows = len(self._mine[0]) if 0 in self._mine else 0
+        n_rows, shapes = collectives.broadcast_json((n_rows, self._shapes))  # others may have had no batch
+        widths = [math.prod(shape) for shape in shapes.values()]
+        at_once = max(1, _PIECE_BYTES // (n_rows * sum(widths) * self._dtype.itemsize))
+        for begin in range(0, n_batches, at_once):
+            piece = torch.zeros(min(at_once, n_batches - begin), n_rows, sum(widths), dtype=self._dtype)
+            mine = [batch for batch in range(begin, begin + len(piece)) if batch in self._mine]
+            if mine:
+                piece[[batch - begin for batch in mine]] = torch.stack([self._mine.pop(batch) for batch in mine]).cpu()
+            columns = collectives.sum_(piece).flatten(0, 1).split(widths, dim=1)
+            yield {name: column.reshape(-1, *shape) for column, (name, shape) in zip(columns, shapes.items())}
+
+    def totals(self, n_batches: int) -> dict[str, Any]:
+        """Exact sums over all rows by name: a float, or a list of them."""
+        pieces = list(self.pieces(n_batches))
+        whole = {name: torch.cat([piece[name] for piece in pieces]).tolist() for name in pieces[0]}
+        return {
+            name: [math.fsum(column) for column in zip(*rows)] if isinstance(rows[0], list) else math.fsum(rows)
+            for name, rows in whole.items()
+        }

@@ -8,36 +8,40 @@ from torch import nn
 
 from distdl.comm import collectives
 from distdl.comm.world import WorldInfo
-from distdl.config.schema import Config, SplitConfig
+from distdl.config.schema import Config, DataConfig, SplitConfig
+from distdl.data import labels, sampling
 from distdl.data.dataset import Dataset
+from distdl.data.draws import Float64s
 from distdl.data.engine import Loader
 from distdl.data.order import Plan
+from distdl.data.own import OwnDataset
 from distdl.errors import UserError
 
 
 class LoaderFactory:
-    """Makes the loaders of one worker, for data that a model of so many classes can take."""
+    """Makes the loaders of one worker, for data with labels as the task reads them for this model."""
 
     def __init__(self, config: Config, world: WorldInfo, device: torch.device, model: nn.Module, task: Any) -> None:
-        self.config, self._n_classes = config, count_classes(model, config)
+        self.config = config
+        self._label = getattr(task, "label", labels.class_number)(count_classes(model, config))
         self._workers = config.data.workers or share_of_cores(world)
         self._pin = device.type == "cuda"
 
-    def __call__(self, split: SplitConfig, where: str, dataset: Dataset, plan: Plan | None) -> Loader:
+    def __call__(self, split: SplitConfig, where: str, dataset: Dataset | OwnDataset, plan: Plan | None) -> Loader:
         data = self.config.data
         # A stand-in would count a sample twice in an evaluation: there, substitute means mask.
         policy = "mask" if plan is None and data.bad_sample == "substitute" else data.bad_sample
         return Loader(
+            dataset,
             split,
             where=where,
-            n_classes=self._n_classes,
-            seed=self.config.train.seed if plan else None,
+            label=self._label,
+            augmentation_seed=plan.augmentation_seed if plan else None,
             workers=self._workers,
             prefetch=data.prefetch,
             bad_sample=policy,
             substitute=plan.next_in_lane if plan else None,
             pin_memory=self._pin,
-            dataset=dataset,
         )
 
     def evaluation(self) -> dict[str, Loader]:
@@ -49,15 +53,17 @@ class LoaderFactory:
         return loaders
 
 
-def open_dataset(split: SplitConfig, where: str) -> Dataset:
-    """Rank 0 first: it writes the missing index files that the others then find."""
+def open_dataset(split: SplitConfig, where: str) -> Dataset | OwnDataset:
+    """Rank 0 first: it writes the missing index files, or downloads, what the others then find."""
+    if split.shards is None:
+        return collectives.rank0_first(lambda: OwnDataset.open(split, where))
     try:
         return collectives.rank0_first(lambda: Dataset.open(split.source, index_folder=split.index))
     except UserError as error:
         raise UserError(error.what, where=f"{where}.shards: {error.where or split.shards}", fix=error.fix) from None
 
 
-def build_plan(config: Config, dataset: Dataset) -> Plan:
+def build_plan(config: Config, dataset: Dataset | OwnDataset) -> Plan:
     """The order of the run's training samples. Raises UserError when no batch can be formed."""
     return Plan(
         dataset.sizes,
@@ -66,7 +72,26 @@ def build_plan(config: Config, dataset: Dataset) -> Plan:
         lanes=config.data.lanes,
         window=config.data.window,
         tail=config.data.tail,
+        weights=_shared_weights(config.data, dataset),
+        draws=config.data.draws,
+        growth=config.train.batch_growth,
     )
+
+
+def _shared_weights(config: DataConfig, dataset: Dataset | OwnDataset) -> Float64s | None:
+    """Rank 0's, on all workers: they must not differ by a bit."""
+    if config.sampling == "natural":
+        if config.draws:
+            raise UserError(
+                "with natural sampling an epoch is the corpus",
+                where="data.draws",
+                fix="Leave it out, or set data.sampling: balanced.",
+            )
+        return None
+    found: list[Float64s] = []
+    collectives.on_rank0(lambda: found.append(sampling.weights_of(config, dataset)))
+    weights = torch.from_numpy(found[0]) if found else torch.zeros(dataset.n_samples, dtype=torch.float64)
+    return collectives.broadcast_(weights).numpy()
 
 
 def share_of_cores(world: WorldInfo) -> int:

@@ -42,6 +42,27 @@ def test_an_epoch_has_every_sample_once(corpus):
 
 
 @pytest.mark.parametrize("n_workers", [2, 3])
+def test_draws_and_batches_that_grow_are_the_same(workers, corpus, n_workers):
+    overrides = {
+        "train.global_batch": 5,
+        "train.batch_growth": {"epochs": [0.5, 1], "factor": 2},
+        "train.steps": None,
+        "train.epochs": 2,
+        "data.sampling": "balanced",
+        "data.draws": 60,
+        "data.bad_sample": "substitute",
+    }
+
+    alone = cases.sample_ids(str(corpus), overrides)
+    together = workers(n_workers).run("sample_ids", corpus=str(corpus), overrides=overrides)
+
+    for step, rows in enumerate(alone):
+        assert [row for worker in together for row in worker[step]] == rows
+    assert [len(rows) for rows in alone] == [5] * 6 + [10] * 3 + [20] * 3
+    assert all(sample_id not in (3, 30) for rows in alone for sample_id, *_ in rows)
+
+
+@pytest.mark.parametrize("n_workers", [2, 3])
 @pytest.mark.parametrize("eval_batch", [4, 45, 64])  # 12 batches; one: the other workers have none
 @pytest.mark.parametrize("model", ["tiny:perceptron", "tiny:with_batch_norm"])
 def test_an_evaluation_has_the_same_bits(workers, corpus, model, eval_batch, n_workers):
@@ -52,6 +73,24 @@ def test_an_evaluation_has_the_same_bits(workers, corpus, model, eval_batch, n_w
 
     assert together == [alone] * n_workers
     assert float.fromhex(alone["count"]) == N - 2 and float.fromhex(alone["bad"]) == 2
+
+
+@pytest.mark.parametrize("n_workers", [2, 3])
+@pytest.mark.parametrize("eval_batch", [4, 64])  # 12 batches; one: the other workers have none
+@pytest.mark.parametrize("task, outputs", [("multilabel", tiny.CLASSES), ("regress", 1)])
+def test_so_have_metrics_that_are_no_means(workers, corpus, task, outputs, eval_batch, n_workers):
+    overrides = {
+        "task": {"name": task},
+        "model.args": {"classes": outputs},
+        "data.eval": {"shards": str(corpus)},
+        "train.eval_batch": eval_batch,
+    }
+
+    alone = cases.evaluation(str(corpus), overrides)
+    together = workers(n_workers).run("evaluation", corpus=str(corpus), overrides=overrides)
+
+    assert together == [alone] * n_workers
+    assert alone.keys() == {"loss", "count", "bad"} | ({"mAP", "f1"} if task == "multilabel" else {"mae", "r2"})
 
 
 def test_a_stop_signal_to_one_worker_ends_the_evaluation_on_all(workers, corpus):

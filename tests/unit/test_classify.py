@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from distdl.data.engine import IGNORED
+from distdl.data.labels import IGNORED
+from distdl.errors import UserError
 from distdl.tasks.classify import Classify
 
 
@@ -63,3 +64,68 @@ def test_half_precision_outputs_are_summed_in_fp32(logits_BC):
     loss, _ = Classify().loss(logits_BC.bfloat16(), batch([0] * 6))
 
     assert loss.dtype == torch.float32
+
+
+# --- class weights and the focal loss ---
+
+
+def cross_entropy_by_hand(logits_BC, labels):
+    log_p_BC = logits_BC.double().log_softmax(1)
+    return -log_p_BC[torch.arange(len(labels)), torch.tensor(labels)]
+
+
+@pytest.mark.parametrize(
+    "given", [[1.0] * 5 + [3.0] * 5, {str(i): 3 for i in range(5, 10)}, dict.fromkeys(range(5, 10), 3)]
+)
+def test_class_weights_of_mean_1_weigh_the_rows_losses(logits_BC, given):
+    labels = [0, 1, 2, 7, 8, 9]
+
+    loss, count = Classify(class_weights=given).loss(logits_BC, batch(labels, valid=[1.0, 1, 0, 1, 1, 1]))
+
+    by_row = cross_entropy_by_hand(logits_BC, labels)
+    assert float(loss) == pytest.approx(float(0.5 * by_row[:2].sum() + 1.5 * by_row[3:].sum()))
+    assert count == 5
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+@pytest.mark.parametrize("class_weights", [None, list(range(1, 11))])
+def test_the_focal_loss_is_that_of_the_paper(logits_BC, gamma, class_weights):
+    labels = [0, 1, 2, 7, 8, 9]
+
+    loss, _ = Classify(focal_gamma=gamma, class_weights=class_weights).loss(logits_BC, batch(labels, [1.0] * 5 + [0]))
+
+    by_row = cross_entropy_by_hand(logits_BC, labels)[:5]
+    alpha = torch.tensor(class_weights or [5.5] * 10).double()[labels[:5]] / 5.5
+    p_t = (-by_row).exp()
+    assert float(loss) == pytest.approx(float((alpha * (1 - p_t) ** gamma * by_row).sum()))  # equation 5
+
+
+def test_the_gradient_of_the_focal_loss_is_finite_where_there_is_no_doubt():
+    logits = torch.tensor([[200.0, 0.0], [0.0, 200.0]], requires_grad=True)
+
+    loss, _ = Classify(focal_gamma=0.5).loss(logits, batch([0, 0]))
+    loss.backward()
+
+    assert logits.grad[0].tolist() == [0, 0] and logits.grad.isfinite().all()
+
+
+def test_weights_that_an_evaluation_made_serve_the_training_after_it(logits_BC):
+    task, rows = Classify(class_weights={0: 2.0}), batch([0, 1, 2, 3, 4, 5])
+    with torch.inference_mode():
+        task.loss(logits_BC, rows)
+
+    loss, _ = task.loss(logits_BC.requires_grad_(), rows)
+    loss.backward()
+
+    assert logits_BC.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("wrong", [[1.0, 2.0], {10: 2.0}, {"cat": 2.0}, [-1.0] * 10, [0.0] * 10, ["a"] * 10])
+def test_unfit_class_weights_are_the_users_mistake(logits_BC, wrong):
+    with pytest.raises(UserError, match="these are not weights of 10 classes"):
+        Classify(class_weights=wrong).loss(logits_BC, batch([0] * 6))
+
+
+def test_the_focal_loss_takes_no_smoothed_labels():
+    with pytest.raises(UserError, match="not defined for smoothed labels"):
+        Classify(label_smoothing=0.1, focal_gamma=2)

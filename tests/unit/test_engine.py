@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 
 from distdl.config.schema import SplitConfig
-from distdl.data import shards
+from distdl.data import labels, shards
+from distdl.data.dataset import Dataset
 from distdl.data.engine import Loader
-from distdl.data.order import Rows, sequential_rows
+from distdl.data.order import Rows, seed_of, sequential_rows
 from distdl.errors import UserError
+
+CLASS_NUMBER = labels.class_number(10)
 
 
 def png(value, size=(4, 4), channels=1):
@@ -35,14 +38,15 @@ def packed(tmp_path):
 def loader():
     opened = []
 
-    def make(folder, transforms=(), workers=1, bad_sample="mask", substitute=None, n_classes=10, seed=0, **split):
+    def make(folder, transforms=(), workers=1, bad_sample="mask", substitute=None, spec=CLASS_NUMBER, **split):
         config = SplitConfig(shards=str(folder), transforms=list(transforms), **split)
         opened.append(
             Loader(
+                Dataset.open(folder),
                 config,
                 where="data.train",
-                n_classes=n_classes,
-                seed=seed,
+                label=spec,
+                augmentation_seed=lambda epoch, offset, sample_id: seed_of(epoch, sample_id),
                 workers=workers,
                 prefetch=2,
                 bad_sample=bad_sample,
@@ -133,7 +137,7 @@ def test_a_label_out_of_range_is_named_with_what_to_do(packed, loader):
 def test_a_label_in_words_is_a_mistake_of_packing(packed, loader):
     folder = packed(s4={"cls": b"cat"})
 
-    with pytest.raises(UserError, match=r"label b'cat' of 0004 in 000000\.tar is not a whole number"):
+    with pytest.raises(UserError, match=r"label cat of 0004 in 000000\.tar is not a whole number"):
         batches(loader(folder), 20)
 
 
@@ -193,3 +197,24 @@ def test_a_corpus_may_mix_image_formats(tmp_path, loader):
 
     assert batch.n_bad == 0
     assert batch.tensors["image"][:, 0, 0, 0].tolist() == [1, 200]
+
+
+def test_labels_are_what_the_task_asks_for_and_masked_rows_hold_the_ignored_value(tmp_path, loader):
+    packed = [{"__key__": str(i), "png": png(i), "cls": cls} for i, cls in enumerate(("0 2", [1], ""))]
+    packed.append({"__key__": "3", "png": b"not an image", "cls": "1"})
+    shards.write_shards(packed, tmp_path / "x", classes=None, kind="test")
+
+    (batch,) = loader(tmp_path / "x", spec=labels.class_set(3)).stream([Rows.of(np.arange(4))])
+
+    assert batch.tensors["label"].tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert batch.tensors["valid"].tolist() == [1, 1, 1, 0]
+
+
+def test_a_task_without_labels_reads_images_alone(tmp_path, loader):
+    shards.write_shards([{"__key__": "a", "png": png(7)}], tmp_path / "x", classes=None, kind="test")
+
+    (batch,) = loader(tmp_path / "x", spec=None).stream([Rows.of(np.array([0]))])
+
+    assert set(batch.tensors) == {"image", "valid", "sample_id"}
+    with pytest.raises(UserError, match=r"no component for 'cls' \(it has: png\)"):
+        loader(tmp_path / "x")

@@ -8,6 +8,8 @@ import torch
 from torch.nn import functional
 
 from distdl.data.order import Rows
+from distdl.tasks.classify import Classify
+from distdl.trainer import evaluate as evaluation
 from distdl.trainer.evaluate import Interrupted, evaluate
 from distdl.trainer.signals import StopRequests
 
@@ -113,3 +115,78 @@ def test_a_stop_signal_ends_it_early_and_the_network_goes_on_training(build):
 
     assert caught.value.stop == "preempted"
     assert run.engine.model.training
+
+
+# --- tasks that see more than sums ---
+
+
+class WithExtremes(Classify):
+    """The largest logit of the whole set, and its first three labels as digits."""
+
+    metric_names = ("top1", "largest", "first_labels")
+
+    def rows(self, outputs, batch):
+        return {"logit": outputs, "label": batch["label"][:, None]}
+
+    def finish(self, means, count, rows):
+        assert len(rows["logit"]) == len(rows["label"]) == count
+        labels = rows["label"][:3, 0].tolist()
+        return {"largest": rows["logit"].max(), "first_labels": sum(10**i * label for i, label in enumerate(labels))}
+
+
+@pytest.mark.parametrize("eval_batch", [1, 8, 100])
+@pytest.mark.parametrize("piece_bytes", [1, 1 << 20])
+def test_a_task_gets_the_rows_of_the_whole_set_in_its_order(build, monkeypatch, eval_batch, piece_bytes):
+    monkeypatch.setattr(evaluation, "_PIECE_BYTES", piece_bytes)
+    run = build(eval_batch)
+    run.task = WithExtremes()
+
+    result = evaluated(run)
+
+    (whole,) = run.eval_loaders["eval"].stream([Rows.of(torch.arange(N).numpy())])
+    with torch.no_grad():
+        logits = run.engine.model(whole.tensors["image"].permute(0, 3, 1, 2) / 255)
+    assert result["largest"] == pytest.approx(logits.max().item(), rel=1e-6)
+    assert result["first_labels"] == 210  # labels 0, 1, 2
+    assert set(result) == {"loss", "top1", "largest", "first_labels", "count"}
+
+
+def test_rows_that_do_not_count_are_not_among_them(build):
+    run = build(bad=True)
+    run.task = WithExtremes()
+
+    assert evaluated(run)["count"] == N - len(BAD)
+
+
+def test_a_task_of_ones_own_needs_sums_alone(build):
+    class Plain:
+        metric_names = ("mean_logit",)
+        lower_is_better = frozenset()
+
+        def loss(self, outputs, batch):
+            return outputs.sum(), batch["valid"].sum()
+
+        def metrics(self, outputs, batch):
+            return {"mean_logit": outputs.sum()}
+
+    run = build(eval_batch=23)
+    run.task = Plain()
+
+    result = evaluated(run)
+
+    assert result["mean_logit"] == result["loss"] and set(result) == {"loss", "mean_logit", "count"}
+
+
+def test_its_progress_is_told_batch_by_batch(build):
+    run, told = build(eval_batch=10), []
+
+    evaluate(
+        run.engine.model,
+        run.task,
+        run.eval_loaders["eval"],
+        run.device,
+        run.config.train,
+        progress=lambda done, n_batches: told.append((done, n_batches)),
+    )
+
+    assert told == [(1, 3), (2, 3), (3, 3)]

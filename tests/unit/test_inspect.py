@@ -136,9 +136,9 @@ def test_what_was_packed_wrong_is_found(
     assert verify(folder).problems == [Problem(shard="000000.tar", key="odd", component=component, reason=reason)]
 
 
-def test_without_a_list_of_classes_labels_begin_at_0_and_end_nowhere(tmp_path: Path) -> None:
-    assert verify(write_one(tmp_path / "large", {"cls": 1000}, classes=None)).ok
-    assert not verify(write_one(tmp_path / "negative", {"cls": -1}, classes=None)).ok
+@pytest.mark.parametrize("label, ok", [(1000, True), ([3, 17], True), (-0.5, True), ("bee", False), ("nan", False)])
+def test_without_a_list_of_classes_labels_are_numbers(tmp_path: Path, label: object, ok: bool) -> None:
+    assert verify(write_one(tmp_path / "corpus", {"cls": label}, classes=None)).ok == ok
 
 
 def test_plain_tars_are_checked_as_far_as_can_be(corpus: Path) -> None:

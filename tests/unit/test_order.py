@@ -5,9 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distdl.config.schema import GrowthConfig
 from distdl.data.order import Plan, Rows, keyed, sequential_rows
 from distdl.errors import UserError
 
+growths = st.builds(
+    lambda epochs, factor: GrowthConfig(epochs=sorted(epochs), factor=factor),
+    st.sets(st.sampled_from([0.1, 0.5, 1.0, 1.25, 2.0, 3.7]), min_size=1, max_size=3),
+    st.integers(2, 3),
+)
 corpora = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 0)
 
 
@@ -133,3 +139,139 @@ def test_rows_of_given_samples():
 
     assert rows.sample_id.tolist() == [3, 1]
     assert rows.valid.all()
+
+
+# --- batches that grow ---
+
+
+def grown_steps(plan, growth, end):
+    """(position, rows) of every step, one at a time: the batch is multiplied for each epoch that has been reached."""
+    position, steps = 0, []
+    while position < end:
+        n_growths = sum(position >= epoch * plan.n_samples - 1e-9 for epoch in growth.epochs)
+        steps.append((position, plan.global_batch * growth.factor**n_growths))
+        position += steps[-1][1]
+    return steps
+
+
+@settings(deadline=None, max_examples=80)
+@given(corpora, st.integers(1, 40), growths, st.floats(1, 4))
+def test_steps_that_grow_agree_with_a_loop_over_them(sizes, batch, growth, epochs):
+    plan = a_plan(sizes, global_batch=batch, growth=growth)
+    end = plan.end_position(epochs=epochs, steps=None)
+    expected = grown_steps(plan, growth, end)
+
+    steps = list(plan.steps(0, end, end=end))
+
+    assert [len(rows) for rows in steps] == [rows for _, rows in expected]
+    assert [plan.batch_at(position) for position, _ in expected] == [rows for _, rows in expected]
+    assert len(valid_ids(steps)) == end
+    epoch_of = np.concatenate([rows.epoch[rows.valid] for rows in steps])
+    for epoch in range(end // plan.n_samples):
+        assert sorted(valid_ids(steps)[epoch_of == epoch]) == list(range(plan.n_samples))
+
+
+@settings(deadline=None, max_examples=80)
+@given(corpora, st.integers(1, 40), growths, st.integers(0, 20), st.data())
+def test_their_number_and_their_end_are_known_beforehand_from_any_step_on(sizes, batch, growth, n_steps, data):
+    plan = a_plan(sizes, global_batch=batch, growth=growth)
+
+    end = plan.end_position(epochs=None, steps=n_steps)
+
+    expected = grown_steps(plan, growth, end)
+    assert len(expected) == n_steps and end == sum(rows for _, rows in expected)
+    killed_after = data.draw(st.integers(0, n_steps))
+    position = sum(rows for _, rows in expected[:killed_after])
+    assert plan.n_steps(position, end) == n_steps - killed_after
+    rest = list(plan.steps(position, end, end=end))
+    whole = list(plan.steps(0, end, end=end))[killed_after:]
+    assert [rows.sample_id.tolist() for rows in rest] == [rows.sample_id.tolist() for rows in whole]
+
+
+def test_the_batch_grows_in_the_first_step_that_starts_at_the_epoch_or_after_it():
+    plan = a_plan([20], growth=GrowthConfig(epochs=[1, 2], factor=2))
+
+    steps = list(plan.steps(0, 60, end=60))
+
+    assert [len(rows) for rows in steps] == [8, 8, 8, 16, 32]  # from 0, 8, 16, 24 and 40
+
+
+def test_a_dropped_tail_needs_batches_of_one_size():
+    with pytest.raises(UserError, match="no fixed number of full ones"):
+        a_plan([100], tail="drop", growth=GrowthConfig(epochs=[1]))
+
+
+# --- weighted draws ---
+
+
+def drawn_ids(plan, n_epochs):
+    return np.concatenate([plan.ids(np.full(plan.n_entries, e), np.arange(plan.n_entries)) for e in range(n_epochs)])
+
+
+@settings(deadline=None, max_examples=60)
+@given(corpora, st.integers(1, 30), st.integers(1, 12), st.integers(1, 200), st.data())
+def test_draws_are_the_same_from_any_step_on_and_for_any_number_of_ranks(sizes, batch, lanes, draws, data):
+    weights = np.array(data.draw(st.lists(st.sampled_from([0, 1e-3, 1, 7]), min_size=sum(sizes), max_size=sum(sizes))))
+    weights[data.draw(st.integers(0, len(weights) - 1))] = 1.0
+    options = {"global_batch": batch, "lanes": lanes, "weights": weights, "draws": draws}
+    plan = a_plan(sizes, **options)
+    end = plan.end_position(epochs=2, steps=None)
+    whole = all_steps(plan, end)
+
+    killed_after = data.draw(st.integers(0, len(whole)))
+    rest = all_steps(a_plan(sizes, **options), end, position=killed_after * batch)
+
+    assert end == 2 * draws
+    assert [rows.sample_id.tolist() for rows in rest] == [rows.sample_id.tolist() for rows in whole[killed_after:]]
+    assert (weights[valid_ids(whole)] > 0).all()
+
+
+@pytest.mark.parametrize("window", [5, 1000])
+def test_samples_are_drawn_as_often_as_their_weights_say(window):
+    sizes, weights = [30, 0, 50, 20], np.random.default_rng(0).random(100) ** 3
+    plan = a_plan(sizes, weights=weights, draws=1000, window=window)
+
+    counts = np.bincount(drawn_ids(plan, 200), minlength=100)
+
+    expected = 200_000 * weights / weights.sum()
+    # Draws that are stratified vary no more than independent ones, whose variance is their mean.
+    assert (np.abs(counts - expected) < 5 * np.sqrt(expected) + 1).all()
+
+
+def test_at_every_position_every_sample_has_its_chance():
+    weights = np.array([1.0, 0, 2, 3, 4])
+    plan = a_plan([2, 3], weights=weights, lanes=4, draws=8)
+    epochs = np.arange(2_000)
+
+    for offset in (0, 5):
+        counts = np.bincount(plan.ids(epochs, np.full(len(epochs), offset)), minlength=5)
+
+        assert np.abs(counts / len(epochs) - weights / weights.sum()).max() < 0.045  # 4 deviations
+
+
+def test_draws_within_a_lane_stay_near_each_other():
+    plan = a_plan([100] * 50, weights=np.ones(5000), lanes=10, window=20)
+
+    lane = plan.ids(np.zeros(20, np.int64), np.arange(20) * 10)
+
+    assert len(set(lane // 100)) <= 2  # 20 of 5,000 samples end to end lie in one shard or two
+
+
+def test_a_sample_that_is_drawn_twice_is_augmented_in_two_ways():
+    natural, drawn = a_plan([10]), a_plan([10], weights=np.ones(10))
+
+    assert natural.augmentation_seed(1, 2, 7) == natural.augmentation_seed(1, 3, 7)
+    assert drawn.augmentation_seed(1, 2, 7) != drawn.augmentation_seed(1, 3, 7)
+
+
+def test_a_stand_in_for_a_drawn_sample_can_be_drawn_as_well():
+    plan = a_plan([10], weights=np.arange(10.0), lanes=3)
+
+    stand_ins = {plan.next_in_lane(epoch, offset)[1] for epoch in range(50) for offset in range(10)}
+
+    assert stand_ins <= set(range(1, 10)) and len(stand_ins) > 5
+
+
+def test_the_plan_of_other_weights_is_another_one():
+    assert a_plan([10], weights=np.ones(10)).identity != a_plan([10], weights=np.arange(10.0)).identity
+    assert "weights" not in a_plan([10]).identity

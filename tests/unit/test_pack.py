@@ -289,3 +289,82 @@ def test_photographs_are_copied_byte_by_byte(real_data: Path, tmp_path: Path) ->
         files = list((real_data / "hymenoptera" / split).glob("*/*.jpg"))
         assert sorted(sample.components["jpg"] for sample in packed) == sorted(file.read_bytes() for file in files)
         assert verify(tmp_path / "out" / split).ok
+
+
+# --- table ---
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Path:
+    """A folder of four images, for tables to be put beside."""
+    return write_images(tmp_path / "src", ["x/a.png", "x/b.png", "x/c.jpg", "d.png"])
+
+
+def packed_labels(folder: Path) -> dict[str, bytes]:
+    return {sample.key: sample.components["cls"] for sample in read_all(folder)}
+
+
+@pytest.mark.parametrize(
+    "table, expected",
+    [
+        ("path,label\nx/a.png,3\nd.png,0\n", {"x/a": b"3", "d": b"0"}),
+        ("path,labels\nx/a.png,3 17\nd.png,\n", {"x/a": b"3 17", "d": b""}),
+        ('file,tags\nx/a.png,"[3, 17]"\n\n./d.png,2\n', {"x/a": b"[3, 17]", "d": b"2"}),
+        ("path,x,y\r\nx/a.png,0.5,-1e3\r\nx/c.jpg,2,3\r\n", {"x/a": b"0.5 -1e3", "x/c": b"2 3"}),
+    ],
+)
+def test_a_table_gives_numbers_as_labels(tables: Path, tmp_path: Path, table: str, expected: dict[str, bytes]) -> None:
+    (tables / "all.csv").write_text(table, newline="")
+
+    pack("table", tables / "all.csv", tmp_path / "out", say=silent)
+
+    assert packed_labels(tmp_path / "out" / "train") == expected
+    assert Dataset.open(tmp_path / "out" / "train").classes is None
+    assert verify(tmp_path / "out" / "train").ok
+
+
+def test_class_names_become_numbers_over_all_splits(tables: Path, tmp_path: Path) -> None:
+    (tables / "train.csv").write_text("path,breed\nx/a.png,cocker spaniel\nx/b.png,beagle\n")
+    (tables / "val.csv").write_text("path,breed\nd.png,whippet\n")
+
+    pack("table", tables, tmp_path / "out", say=silent)
+
+    assert packed_labels(tmp_path / "out" / "train") == {"x/a": b"1", "x/b": b"0"}
+    assert packed_labels(tmp_path / "out" / "val") == {"d": b"2"}
+    assert Dataset.open(tmp_path / "out" / "val").classes == ["beagle", "cocker spaniel", "whippet"]
+
+
+def test_a_share_of_a_tables_rows_is_held_out(tables: Path, tmp_path: Path) -> None:
+    (tables / "all.csv").write_text("path,label\nx/a.png,1\nx/b.png,2\nx/c.jpg,3\nd.png,4\n")
+
+    pack("table", tables / "all.csv", tmp_path / "out", say=silent, holdout=0.25)
+
+    train, test = packed_labels(tmp_path / "out" / "train"), packed_labels(tmp_path / "out" / "test")
+    assert (len(train), len(test)) == (3, 1)
+    assert sorted({**train, **test}.values()) == [b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize(
+    "table, expected",
+    [
+        ("x/a.png,1\nd.png,2\n", "its first line is an image, not a head"),
+        ("path,label\nx/z.png,1\n", r"all.csv:2: there is no image 'x/z.png'"),
+        ("path,label\nd.png\n", r"all.csv:2: 1 columns; the head has 2"),
+        ("path,x,y\nd.png,0.5,left\n", r"all.csv:2: '0.5 left' is not made of numbers"),
+        ("path,label\nd.png,cat\nx/a.png,\n", "class names and empty labels"),
+        ("path,label\n", "there are no images in it"),
+        ("", "there are no images in it"),
+    ],
+)
+def test_a_bad_table_is_answered_with_its_line(tables: Path, tmp_path: Path, table: str, expected: str) -> None:
+    (tables / "all.csv").write_text(table)
+
+    with pytest.raises(UserError, match=expected):
+        pack("table", tables / "all.csv", tmp_path / "out", say=silent)
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_tables_is_answered(tables: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no table(.|\n)*train.csv"):
+        pack("table", tables, tmp_path / "out", say=silent)

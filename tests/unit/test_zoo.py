@@ -23,6 +23,7 @@ COUNTS = {
     "resnet50_v1": (25_557_032, 3.858),
     "resnet20_cifar": (269_722, 0.0406),
     "resnet110_cifar": (1_727_962, 0.253),
+    "autoencoder": (2_837_314, 0.00283),  # the sum of (inputs + 1) * outputs, and of inputs * outputs
 }
 
 

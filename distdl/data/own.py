@@ -1,0 +1,97 @@
+"""A dataset of one's own instead of shards: any object with `__len__` and `__getitem__(i)`.
+
+An item is (image, label) or {"image": ..., "label": ...}. The image is uint8, (height, width[, 1 or 3]), as a numpy
+array or a torch tensor, or a PIL image; the label is what the task's label rule takes as a value. So torch datasets
+work as they are, without their transforms to tensors. `__getitem__` is called from several threads (data.workers), and
+an exception in it makes a bad sample. `classes` (names) and `targets` (all labels) are used if the object has them.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from distdl import registry
+from distdl.config.schema import SplitConfig
+from distdl.data.samples import BadSample, Example, Pixels
+from distdl.errors import UserError
+
+_READY_MODES = ("L", "RGB")  # of PIL: one byte a channel, and nothing to look up
+
+
+class OwnDataset:
+    """Made by `open`. Samples have no shards: as far as the sample plan goes, they lie in one."""
+
+    def __init__(self, items: Any, name: str, identity: str) -> None:
+        self.path, self.identity, self._items = name, identity, items
+        self.n_samples = len(items)
+        self.sizes: npt.NDArray[np.int64] = np.array([self.n_samples], np.int64)
+        self.classes: list[str] | None = getattr(items, "classes", None)
+
+    @classmethod
+    def open(cls, split: SplitConfig, where: str) -> "OwnDataset":
+        """Calls the function or class that `split.dataset` names. Raises UserError if that is no dataset, or empty."""
+        where = f"{where}.dataset: {split.dataset}"
+        assert split.dataset is not None, "a split has shards or a dataset"
+        function = registry.resolve(split.dataset, registry.DATASETS, "dataset")
+        items = registry.call_with_args(function, split.args, f"dataset '{split.dataset}'")
+        if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
+            raise UserError(
+                f"this is a {type(items).__name__} without __len__ or __getitem__",
+                where=where,
+                fix="Name a function or class that returns an object with both: its length, and item i.",
+            )
+        if len(items) == 0:
+            raise UserError("there are no samples in it", where=where)
+        what = json.dumps([split.dataset, split.args, len(items)], sort_keys=True)
+        return cls(items, split.dataset, xxhash.xxh3_128_hexdigest(what.encode()))
+
+    def example(self, sample_id: int) -> Example:
+        """Raises BadSample if the item can't be had, and UserError if it is not an image with a label."""
+        name = f"item {sample_id} of {self.path}"
+        try:
+            item = self._items[sample_id]
+        except Exception as error:  # the user's code, whose way to say "this one is damaged" this is
+            raise BadSample(f"{name}: {type(error).__name__}: {error}") from error
+        if isinstance(item, dict):
+            image, label = item.get("image"), item.get("label")
+        elif isinstance(item, tuple | list) and len(item) == 2:
+            image, label = item
+        else:
+            raise UserError(
+                f"{name} is a {type(item).__name__}",
+                fix='An item is (image, label) or {"image": image, "label": label}.',
+            )
+        return Example(name, self._pixels(image, name), label)
+
+    def labels(self) -> list[Any]:
+        """The labels of all samples, which takes every image where the object has no `targets`; None for bad ones."""
+        targets = getattr(self._items, "targets", None)
+        if targets is not None and len(targets) == self.n_samples:
+            return list(targets)
+        found: list[Any] = []
+        for sample_id in range(self.n_samples):
+            try:
+                found.append(self.example(sample_id).label)
+            except BadSample:
+                found.append(None)
+        return found
+
+    def close(self) -> None:
+        """There is nothing of ours to close."""
+
+    def _pixels(self, image: Any, name: str) -> Pixels:
+        if hasattr(image, "mode") and hasattr(image, "convert") and image.mode not in _READY_MODES:
+            image = image.convert("RGB")
+        pixels = np.asarray(image)
+        if pixels.ndim == 2:
+            pixels = pixels[:, :, None]
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
+            raise UserError(
+                f"the image of {name} is {pixels.dtype} of shape {pixels.shape}",
+                fix="Images are uint8, (height, width) or (height, width, 1 or 3), before any normalisation; "
+                "transforms belong into the config.",
+            )
+        return pixels

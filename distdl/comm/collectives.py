@@ -129,6 +129,16 @@ def broadcast_json(value: Any) -> Any:
     return json.loads(packed.numpy().tobytes())
 
 
+def broadcast_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rank 0's CPU tensors by name, on all ranks; what the others give is left aside."""
+    listed = [[name, str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()]
+    received = {}
+    for name, dtype, shape in broadcast_json(listed):
+        tensor = tensors[name] if rank() == 0 else torch.empty(shape, dtype=getattr(torch, dtype))
+        received[name] = broadcast_(tensor)
+    return received
+
+
 def gather_json(value: Any) -> list[Any]:
     """Every rank's value, in rank order, on all ranks."""
     if world_size() == 1:

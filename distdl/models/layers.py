@@ -1,9 +1,12 @@
-"""What the families share: the initialisation of convolutional networks, and checks that speak the config's words.
+"""What the families share: initialisation, units left out at random, and checks that speak the config's words.
 
 The checks of the input compare shapes, which are plain numbers: they wait for no device and vanish when compiled.
 """
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from distdl.errors import UserError
@@ -15,6 +18,36 @@ def initialise_relu_convolutions(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def drop_units(units: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
+    """In training, zeroes each unit with that probability and scales the others by 1 / (1 - probability) (Srivastava
+    et al. 2014, "Dropout"). At 0 it is no part of the graph, and draws nothing."""
+    return F.dropout(units, probability) if training and probability else units
+
+
+def drop_residual(residual_NCHW: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
+    """Stochastic depth: the same for all of a row's residual at once (Huang et al. 2016, "Deep networks with stochastic
+    depth", equation 2, but scaled in training, as is usual today, and not in evaluation)."""
+    if not training or not probability:
+        return residual_NCHW
+    # Compared and divided by, and not given to bernoulli_, a probability does not make each block a graph of its own.
+    kept_N111 = torch.rand(len(residual_NCHW), 1, 1, 1, device=residual_NCHW.device) >= probability
+    return residual_NCHW * (kept_N111 / (1 - probability)).to(residual_NCHW.dtype)
+
+
+def set_stochastic_depth(blocks: Sequence[nn.Module], last: float) -> None:
+    """Gives each residual block the probability `drop` of its residual, which rises linearly with depth, up to `last`
+    (Huang et al. 2016, equation 4)."""
+    for number, block in enumerate(blocks):
+        block.drop = last * (number + 1) / len(blocks)  # type: ignore[assignment]  # typed as a tensor
+
+
+def check_probabilities(**probabilities: float) -> None:
+    """Raises UserError unless each argument of a network is a number from 0 up to, but not including, 1."""
+    for name, probability in probabilities.items():
+        if isinstance(probability, bool) or not isinstance(probability, int | float) or not 0 <= probability < 1:
+            raise UserError(f"{probability!r} is not a number from 0 to below 1", where=f"model.args.{name}")
 
 
 def check_sizes(**sizes: int) -> None:

@@ -10,24 +10,25 @@ import torch
 from torch import nn
 
 from distdl.errors import UserError
-from distdl.models.layers import check_channels, check_sizes
+from distdl.models.layers import check_channels, check_probabilities, check_sizes, drop_units
 
 SIDE = 32  # MNIST's 28x28 digits are padded, so that a stroke's end can lie at the centre of C3's field of view
 
 
-def lenet5(*, classes: int = 10, channels: int = 1) -> nn.Module:
+def lenet5(*, classes: int = 10, channels: int = 1, dropout: float = 0.0) -> nn.Module:
     """LeNet-5. Weights start with variance 1 / fan-in and biases at 0, which keeps a tanh unit in its linear range
-    (LeCun, Bottou, Orr and Mueller 1998, "Efficient BackProp", section 4.6)."""
+    (LeCun, Bottou, Orr and Mueller 1998, "Efficient BackProp", section 4.6). `dropout`: of F6."""
     check_sizes(classes=classes, channels=channels)
-    return LeNet5(classes, channels)
+    check_probabilities(dropout=dropout)
+    return LeNet5(classes, channels, dropout)
 
 
 class LeNet5(nn.Module):
-    def __init__(self, classes: int, channels: int) -> None:
+    def __init__(self, classes: int, channels: int, dropout: float) -> None:
         super().__init__()
         self.channels = channels
         self.features = Features(channels)
-        self.classifier = Classifier(classes)
+        self.classifier = Classifier(classes, dropout)
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.kaiming_normal_(parameter, mode="fan_in", nonlinearity="linear")
@@ -73,11 +74,13 @@ class Features(nn.Module):
 class Classifier(nn.Module):
     """F6 and the output: (batch, 120) -> logits (batch, classes)."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, dropout: float) -> None:
         super().__init__()
         self.f6 = nn.Linear(120, 84)
         self.output = nn.Linear(84, classes)
+        self.dropout = dropout
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.output(torch.tanh(self.f6(values)))
+        units = drop_units(torch.tanh(self.f6(values)), self.dropout, self.training)
+        logits: torch.Tensor = self.output(units)
         return logits

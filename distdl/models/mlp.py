@@ -4,29 +4,32 @@ import torch
 from torch import nn
 
 from distdl.errors import UserError, did_you_mean
-from distdl.models.layers import check_sizes
+from distdl.models.layers import check_probabilities, check_sizes, drop_units
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
 
-def mlp(*, classes: int = 10, hidden: int = 100, inputs: int = 784, activation: str = "relu") -> nn.Module:
+def mlp(
+    *, classes: int = 10, hidden: int = 100, inputs: int = 784, activation: str = "relu", dropout: float = 0.0
+) -> nn.Module:
     """inputs -> hidden -> classes, fully connected (Rumelhart, Hinton and Williams 1986, where the activation is the
-    sigmoid). Weights start as torch's linear layers do: uniform within 1 / sqrt(fan-in)."""
+    sigmoid). Weights start as torch's linear layers do: uniform within 1 / sqrt(fan-in). `dropout`: of hidden units."""
     check_sizes(classes=classes, hidden=hidden, inputs=inputs)
+    check_probabilities(dropout=dropout)
     if activation not in ACTIVATIONS:
         raise UserError(
             f"unknown activation '{activation}'{did_you_mean(str(activation), ACTIVATIONS)}",
             where="model.args.activation",
             fix=f"It is one of: {', '.join(ACTIVATIONS)}.",
         )
-    return MLP(classes, hidden, inputs, ACTIVATIONS[activation]())
+    return MLP(classes, hidden, inputs, ACTIVATIONS[activation](), dropout)
 
 
 class MLP(nn.Module):
-    def __init__(self, classes: int, hidden: int, inputs: int, activation: nn.Module) -> None:
+    def __init__(self, classes: int, hidden: int, inputs: int, activation: nn.Module, dropout: float) -> None:
         super().__init__()
         self.inputs = inputs
-        self.hidden = Hidden(inputs, hidden, activation)
+        self.hidden = Hidden(inputs, hidden, activation, dropout)
         self.output = nn.Linear(hidden, classes)
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
@@ -47,11 +50,11 @@ class MLP(nn.Module):
 
 
 class Hidden(nn.Module):
-    def __init__(self, inputs: int, outputs: int, activation: nn.Module) -> None:
+    def __init__(self, inputs: int, outputs: int, activation: nn.Module, dropout: float) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)
         self.activation = activation
+        self.dropout = dropout
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        units: torch.Tensor = self.activation(self.linear(values))
-        return units
+        return drop_units(self.activation(self.linear(values)), self.dropout, self.training)

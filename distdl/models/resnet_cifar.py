@@ -6,24 +6,38 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distdl.models.layers import check_channels, check_sizes, initialise_relu_convolutions
+from distdl.models.layers import (
+    check_channels,
+    check_probabilities,
+    check_sizes,
+    drop_residual,
+    drop_units,
+    initialise_relu_convolutions,
+    set_stochastic_depth,
+)
 
 
-def resnet20_cifar(*, classes: int = 10, channels: int = 3) -> nn.Module:
+def resnet20_cifar(
+    *, classes: int = 10, channels: int = 3, dropout: float = 0.0, stochastic_depth: float = 0.0
+) -> nn.Module:
     """ResNet-20: 269,722 parameters."""
-    return CifarResNet(3, classes, channels)
+    return CifarResNet(3, classes, channels, dropout, stochastic_depth)
 
 
-def resnet110_cifar(*, classes: int = 10, channels: int = 3) -> nn.Module:
+def resnet110_cifar(
+    *, classes: int = 10, channels: int = 3, dropout: float = 0.0, stochastic_depth: float = 0.0
+) -> nn.Module:
     """ResNet-110: 1,727,962 parameters. The paper trains it at a learning rate of 0.01 until the training error is
     below 80 % (about 400 steps), since 0.1 is too much for it to begin with."""
-    return CifarResNet(18, classes, channels)
+    return CifarResNet(18, classes, channels, dropout, stochastic_depth)
 
 
 class CifarResNet(nn.Module):
-    def __init__(self, depth: int, classes: int, channels: int) -> None:
+    def __init__(self, depth: int, classes: int, channels: int, dropout: float, stochastic_depth: float) -> None:
         check_sizes(classes=classes, channels=channels)
+        check_probabilities(dropout=dropout, stochastic_depth=stochastic_depth)
         super().__init__()
+        self.dropout = dropout
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = nn.Sequential(*(CifarBlock(16, 16) for _ in range(depth)))
@@ -32,13 +46,15 @@ class CifarResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(64, classes)
         initialise_relu_convolutions(self)
+        set_stochastic_depth([self.get_submodule(name) for name in self.blocks()], stochastic_depth)
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """(batch, channels, height, width), by design 32x32 -> logits (batch, classes)."""
         check_channels(images_NCHW, self.conv1.in_channels)
         maps = F.relu(self.bn1(self.conv1(images_NCHW)), inplace=True)
         maps = self.layer3(self.layer2(self.layer1(maps)))
-        logits: torch.Tensor = self.fc(self.avgpool(maps).flatten(1))
+        features = drop_units(self.avgpool(maps).flatten(1), self.dropout, self.training)
+        logits: torch.Tensor = self.fc(features)
         return logits
 
     def blocks(self) -> list[str]:
@@ -49,6 +65,8 @@ class CifarResNet(nn.Module):
 class CifarBlock(nn.Module):
     """Two 3x3 convolutions around which the input is added. Where the channels double, the map halves, and the
     shortcut takes every second pixel and appends channels of zeros (option A)."""
+
+    drop = 0.0  # probability of leaving out the residual
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -61,7 +79,7 @@ class CifarBlock(nn.Module):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         residual = F.relu(self.bn1(self.conv1(maps)), inplace=True)
-        residual = self.bn2(self.conv2(residual))
+        residual = drop_residual(self.bn2(self.conv2(residual)), self.drop, self.training)
         shortcut = maps
         if self.new_channels:
             every_second = maps[:, :, :: self.stride, :: self.stride]

@@ -6,7 +6,7 @@ from distdl.comm import collectives
 from distdl.data.order import Rows
 from distdl.errors import UserError
 from distdl.trainer.setup import Run
-from distdl.trainer.step import autocast, is_out_of_memory, to_device
+from distdl.trainer.step import is_out_of_memory, loss_of, to_device
 
 
 def settle(run: Run) -> None:
@@ -43,8 +43,7 @@ def _fits(run: Run, rows: int) -> bool:
     try:
         (host,) = run.train_loader.stream([example])
         batch = to_device(host.tensors, run.train_loader, run.device, run.config.train)
-        with autocast(run.config.train, run.device):
-            loss, _ = run.task.loss(run.engine.model(batch["image"]), batch)
+        loss, _ = loss_of(run, run.engine.model, batch, 0)
         loss.backward()
         return True
     except RuntimeError as error:

@@ -1,7 +1,8 @@
 """From a config to everything a run needs, built in the order in which mistakes are cheapest to find."""
 
+import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +13,17 @@ from distdl import models, registry
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config, TrainConfig
 from distdl.data.engine import HostBatch, Loader
-from distdl.data.order import PLAN_VERSION, Plan
+from distdl.data.order import Plan
 from distdl.errors import UserError, did_you_mean
-from distdl.trainer import engines, phases, schedule
-from distdl.trainer.ema import Ema
+from distdl.trainer import batch_norm, ema, engines, optim, phases, schedule
+from distdl.trainer.distill import Teacher
+from distdl.trainer.ema import AveragedWeights
 from distdl.trainer.engines import Engine
 from distdl.trainer.loaders import LoaderFactory, build_plan, open_dataset, share_of_cores
+from distdl.trainer.noise import Noise
 from distdl.trainer.phases import Phases
 from distdl.trainer.state import TrainState
+from distdl.trainer.throughput import Throughput
 
 
 @dataclass(slots=True)
@@ -32,9 +36,12 @@ class Run:
     task: Any
     engine: Engine
     phases: Phases
-    ema: Ema | None
+    noise: Noise
+    teacher: Teacher | None
+    throughput: Throughput
+    ema: AveragedWeights | None
     plan: Plan
-    lr: Callable[[int, int], float]
+    lr: schedule.Rate
     train_loader: Loader
     eval_loaders: dict[str, Loader]
     state: TrainState
@@ -44,17 +51,17 @@ class Run:
     @property
     def total_steps(self) -> int:
         """Steps done and to do. The same at every step of a run, also after one that was extended."""
-        left = max(0, self.end - self.state.position)
-        return self.state.step + -(-left // self.config.train.global_batch)
+        return self.state.step + self.plan.n_steps(self.state.position, self.end)
 
     @property
     def global_batch(self) -> int:
         """Rows of the step that comes, over all workers."""
-        return self.config.train.global_batch
+        return self.plan.batch_at(self.state.position)
 
     def lr_now(self) -> float:
         """The learning rate of the step that comes."""
-        return self.lr(self.state.step, self.total_steps)
+        plateau = self.state.plateau
+        return self.lr(self.state.step, self.total_steps, self.epoch, plateau["factor"] if plateau else 1.0)
 
     @property
     def stops_early(self) -> bool:
@@ -88,10 +95,13 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
             where="train.global_batch",
             fix="Use a larger batch or fewer workers.",
         )
+    batch_norm.check_sync(config, world.world_size)
     task = build_task(config)
+    _check_metrics(config, task)
     model = build_model(config, device)
-    timing = phases.build(device)
-    engine = engines.build(config, model, timing)
+    teacher = Teacher.load(config, device) if config.train.distill else None
+    timing, noise = phases.build(device), Noise(config.train.noise, model, config.train.seed)
+    engine = engines.build(config, model, timing, noise.gradients_ if config.train.noise.gradient else None)
 
     dataset = open_dataset(config.data.train, "data.train")
     plan = build_plan(config, dataset)
@@ -100,8 +110,8 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         raise UserError(
             f"{config.train.epochs} epochs of {plan.n_samples} samples are not one step", where="train.epochs"
         )
-    _check_best(config, task)
     make = LoaderFactory(config, world, device, model, task)
+    train_loader = make(config.data.train, "data.train", dataset, plan)
     return Run(
         config=config,
         world=world,
@@ -109,16 +119,20 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         task=task,
         engine=engine,
         phases=timing,
-        ema=Ema(model, config.train.ema) if config.train.ema else None,
+        noise=noise,
+        teacher=teacher,
+        throughput=Throughput(model, train_loader.image_shape, device, config.train.precision, world.world_size),
+        ema=ema.build(config.train, model, plan),
         plan=plan,
-        lr=schedule.build(config.schedule, config.optim.lr, plan.epoch_length / config.train.global_batch),
-        train_loader=make(config.data.train, "data.train", dataset, plan),
+        lr=schedule.build(config.schedule, optim.peak_lr(config.optim, config.train.global_batch)),
+        train_loader=train_loader,
         eval_loaders=make.evaluation(),
         state=state,
         end=end,
         description={
             "config": config.model_dump(mode="json"),
-            "data": {"identity": dataset.identity, "plan": PLAN_VERSION, "lanes": plan.lanes},
+            "data": {"identity": dataset.identity, **plan.identity},
+            "teacher": teacher.identity if teacher else None,
             "world_size": world.world_size,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -126,27 +140,41 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
     )
 
 
-def _check_best(config: Config, task: Any) -> None:
-    best, known = config.checkpoint.best, ("loss", *task.metric_names)
-    if best and best not in known:
-        what = f"this task has no metric '{best}'{did_you_mean(best, known)}"
-        raise UserError(what, where="checkpoint.best", fix=f"It has: {', '.join(known)}.")
-    if best and not config.data.eval_sets:
-        raise UserError("there is nothing to evaluate on", where="checkpoint.best", fix="Set data.eval.shards as well.")
+def _check_metrics(config: Config, task: Any) -> None:
+    """Every metric that something is decided by has to be one of the task's, and to be evaluated."""
+    early = config.train.early_stop
+    wanted = {
+        "checkpoint.best": config.checkpoint.best,
+        "train.early_stop.metric": early.metric if early else None,
+        "schedule.args.metric": schedule.plateau_metric(config.schedule),
+    }
+    known = ("loss", *task.metric_names)
+    for where, metric in wanted.items():
+        if metric and metric not in known:
+            what = f"this task has no metric '{metric}'{did_you_mean(metric, known)}"
+            raise UserError(what, where=where, fix=f"It has: {', '.join(known)}.")
+        if metric and not config.data.eval_sets:
+            raise UserError("there is nothing to evaluate on", where=where, fix="Set data.eval.shards as well.")
 
 
 def build_task(config: Config) -> Any:
     function = registry.resolve(config.task.name, registry.TASKS, "task")
-    kind = f"task '{config.task.name}'"
-    return registry.call_with_args(function, config.task.args, kind, label_smoothing=config.task.label_smoothing)
+    kind, smoothing = f"task '{config.task.name}'", config.task.label_smoothing
+    if "label_smoothing" in inspect.signature(function).parameters:
+        return registry.call_with_args(function, config.task.args, kind, label_smoothing=smoothing)
+    if smoothing:
+        raise UserError(f"{kind} has no label smoothing", where="task.label_smoothing", fix="Leave it out.")
+    return registry.call_with_args(function, config.task.args, kind)
 
 
 def build_model(config: Config, device: torch.device) -> nn.Module:
     """With the same initial weights on every worker."""
     torch.manual_seed(config.train.seed)
     model = models.build(config.model.name, config.model.args)
+    optim.freeze(model, config.optim)
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError("this network has nothing to train", where=f"model.name: {config.model.name}")
+    batch_norm.convert(model, config.train.batch_norm, config.train.ghost_rows)
     model.to(device)
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
@@ -192,6 +220,8 @@ def set_threads_and_kernels(config: TrainConfig, world: WorldInfo) -> int:
 
 def compile_blocks(model: nn.Module) -> None:
     """Compiles block by block: gradients become ready one block after another, so that their exchange can overlap."""
+    # Blocks of one class share their code, and so the limit (8) after which torch runs the rest of them eagerly.
+    torch._dynamo.config.recompile_limit = 64
     names = models.blocks(model)
     for block in [model.get_submodule(name) for name in names] or [model]:
         block.compile()

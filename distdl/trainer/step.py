@@ -1,7 +1,8 @@
 """One step: a worker's rows of a global batch, in micro-batches, to one update of the weights."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from distdl.data.engine import HostBatch, Loader
 from distdl.data.order import seed_of
 from distdl.data.transforms import Normalise
 from distdl.errors import UserError
+from distdl.trainer import adversarial
 from distdl.trainer.setup import Run
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -28,29 +30,52 @@ def train_step(run: Run, host: HostBatch, lr: float) -> list[tuple[Tensor, Tenso
     micro_batch = state.micro_batch or n_rows
     sums = []
     engine.begin(run.global_batch)
-    for begin in range(0, n_rows, micro_batch):
-        rows = host.tensors
-        if micro_batch < n_rows:
-            rows = {name: tensor[begin : begin + micro_batch] for name, tensor in rows.items()}
-        last = begin + micro_batch >= n_rows
-        try:
-            phases.enter("forward")
-            batch = to_device(rows, run.train_loader, run.device, config)
-            with autocast(config, run.device):
-                outputs = engine.forward(batch["image"], last)
-                loss, count = run.task.loss(outputs, batch)
-            phases.enter("backward")
-            engine.backward(loss, last)
-        except RuntimeError as error:  # torch.OutOfMemoryError is one, and so is what the CPU's allocator raises
-            if not is_out_of_memory(error):
-                raise
-            raise _out_of_memory(run, rows, error) from error
-        sums.append((loss.detach(), count))
+    with run.noise.weights(state.step):
+        for begin in range(0, n_rows, micro_batch):
+            rows = host.tensors
+            if micro_batch < n_rows:
+                rows = {name: tensor[begin : begin + micro_batch] for name, tensor in rows.items()}
+            last = begin + micro_batch >= n_rows
+            try:
+                phases.enter("forward")
+                batch = to_device(rows, run.train_loader, run.device, config)
+                loss, count = loss_of(run, partial(engine.forward, last=last), batch, begin)
+                phases.enter("backward")
+                engine.backward(loss, last)
+            except RuntimeError as error:  # torch.OutOfMemoryError is one, and so is what the CPU's allocator raises
+                if not is_out_of_memory(error):
+                    raise
+                raise _out_of_memory(run, rows, error) from error
+            sums.append((loss.detach(), count))
     engine.step(state.step, lr, host.n_valid)
     if run.ema:
         run.ema.update(state.step)
     phases.leave()
     return sums
+
+
+def loss_of(
+    run: Run, forward: Callable[[Tensor], Tensor], batch: dict[str, Tensor], begin: int
+) -> tuple[Tensor, Tensor]:
+    """The loss that is trained on, summed over a micro-batch, and its valid rows, both of shape ().
+
+    `forward` maps images to outputs; `begin` is the micro-batch's first row among the worker's rows.
+    """
+    config, task = run.config.train, run.task
+    image = run.noise.input(batch["image"], run.state.step, run.world.rank, begin)
+    with autocast(config, run.device):
+        if config.adversarial is None:
+            outputs = forward(image)
+            loss, count = task.loss(outputs, batch)
+        else:
+            normalise, epsilon = run.train_loader.normalise, config.adversarial.epsilon
+            moved = adversarial.examples(run.engine.model, image, batch, task, epsilon, normalise)
+            outputs = forward(torch.cat([image, moved]))
+            loss, count = adversarial.mixed_loss(task, outputs, batch, config.adversarial.weight)
+            outputs = outputs[: len(image)]
+        if run.teacher:
+            loss = run.teacher.loss(outputs, image, batch, loss)
+    return loss, count
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -70,14 +70,13 @@ class Update:
             self.scale.update(self.skipped.now)
         if skips:
             return
-        if self._l1:
-            optim.add_l1(self._optimiser, self._l1)
-        if self._add_noise:
-            self._add_noise(step)
+        optim.add_l1(self._optimiser, self._l1)
         if self._clip_value:
             nn.utils.clip_grad_value_(self._parameters, self._clip_value)
         if self._clip_norm:
             self.norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        if self._add_noise:
+            self._add_noise(step)  # after the clipping, which would take most of it away
         optim.set_lr(self._optimiser, lr)
         self._optimiser.step()
 

@@ -14,6 +14,7 @@ from distdl.comm import collectives
 from distdl.comm.vote import Vote
 from distdl.errors import PeerLost, UserError
 from distdl.trainer import batch_norm, micro_batch, step
+from distdl.trainer.distill import Teacher
 from distdl.trainer.evaluate import Interrupted, evaluate
 from distdl.trainer.signals import StopRequests
 
@@ -231,3 +232,17 @@ def batch_norm_steps(
     found["kept"] = [str(outputs.dtype), outputs.is_contiguous(memory_format=torch.channels_last) == channels_last]
     found["evaluated"] = layer.eval()(values).flatten(1).tolist()
     return found
+
+
+# --- distillation ---
+
+
+def teacher(corpus: str, run: str) -> Any:
+    """The teacher's outputs for an image, and its step; ranks other than 0 look for it in vain, if they look."""
+    wanted = run if collectives.rank() == 0 else "only-rank-0-sees-it"
+    try:
+        loaded = Teacher.load(tiny.config(Path(corpus), {"train.distill": {"teacher": wanted}}), torch.device("cpu"))
+    except UserError as error:
+        return {"error": error.what}
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    return {"outputs": loaded.model(image).tolist(), "step": loaded.identity["step"]}

@@ -25,6 +25,7 @@ CASES = {
     "frozen": {"model.name": "tiny:frozen"},
     "small buckets": {"dist.bucket_mib": 0.0001},
     "fp64": {"model.name": "tiny:Precise"},
+    "sync batch norm": {"model.name": "tiny:with_batch_norm", "train.batch_norm": "sync"},
     "adamw": {"optim.name": "adamw", "optim.lr": 0.01},
 }
 

@@ -13,7 +13,7 @@ from distdl import models, registry
 from distdl.errors import UserError
 from distdl.models import zoo
 
-NAMES = list(registry.MODELS)
+NAMES = [name for name in registry.MODELS if name != "autoencoder"]  # all that classify
 SIDES = {"mlp": 28, "resnet20_cifar": 16, "resnet110_cifar": 16}  # else 32: as small as each network takes
 every_network = pytest.mark.parametrize("name", NAMES)
 
@@ -112,6 +112,102 @@ def test_seed_decides_the_weights(name: str) -> None:
     first, second = fresh(name).state_dict(), fresh(name).state_dict()
 
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+# --- what is left out at random ---
+
+OUTPUT_LAYERS = {"mlp": "output", "lenet5": "classifier.output", "resnet18": "fc", "resnet20_cifar": "fc"}
+DROPPING: dict[str, dict[str, float]] = {name: {"dropout": 0.4} for name in OUTPUT_LAYERS}
+DROPPING |= {name: {"dropout": 0.4, "stochastic_depth": 0.5} for name in ("resnet18", "resnet20_cifar")}
+every_dropping_network = pytest.mark.parametrize("name", DROPPING)
+
+
+def train_all_but_batch_norm(network: nn.Module) -> None:
+    """What is random is on, and everything else is as in evaluation."""
+    for module in network.modules():
+        module.training = not isinstance(module, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("name", OUTPUT_LAYERS)
+def test_dropout_zeroes_units_in_front_of_the_output_and_scales_the_others(name: str) -> None:
+    network, seen = fresh(name, dropout=0.4).eval(), []
+    network.get_submodule(OUTPUT_LAYERS[name]).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+
+    network(images(name, batch=50))
+    train_all_but_batch_norm(network)
+    network(images(name, batch=50))
+
+    units, dropped = seen
+    kept = dropped != 0
+    assert kept.sum() / (units != 0).sum() == pytest.approx(0.6, abs=0.05)
+    torch.testing.assert_close(dropped[kept], units[kept] / 0.6)
+
+
+@pytest.mark.parametrize("name, norm", [("resnet18", "bn2"), ("resnet50", "bn3"), ("resnet20_cifar", "bn2")])
+def test_stochastic_depth_leaves_out_a_rows_residual_or_scales_it(name: str, norm: str) -> None:
+    block, residuals = fresh(name, stochastic_depth=0.5).get_submodule("layer3.1"), []
+    block.get_submodule(norm).register_forward_hook(lambda _, inputs, output: residuals.append(output))
+    maps = torch.rand(100, block.conv1.in_channels, 2, 2)  # not negative: the last ReLU leaves them
+    train_all_but_batch_norm(block)
+
+    outputs = block(maps)
+
+    scaled = F.relu(maps + residuals[0] / (1 - block.drop))
+    left_out = (outputs == maps).flatten(1).all(1)
+    torch.testing.assert_close(outputs[~left_out], scaled[~left_out])
+    assert left_out.float().mean() == pytest.approx(block.drop, abs=0.2)
+
+
+def test_stochastic_depth_grows_linearly_with_depth() -> None:
+    network = fresh("resnet20_cifar", stochastic_depth=0.9)
+
+    drops = [network.get_submodule(name).drop for name in models.blocks(network)]
+
+    assert drops == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+
+
+@every_dropping_network
+def test_what_is_dropped_changes_neither_names_nor_initial_weights_nor_evaluation(name: str) -> None:
+    plain, dropping = fresh(name).eval(), fresh(name, **DROPPING[name]).eval()
+
+    assert [key for key, _ in dropping.named_modules()] == [key for key, _ in plain.named_modules()]
+    assert all(torch.equal(value, plain.state_dict()[key]) for key, value in dropping.state_dict().items())
+    assert torch.equal(dropping(images(name)), plain(images(name)))
+
+
+@every_dropping_network
+def test_draws_come_from_the_global_generator_and_only_if_something_is_dropped(name: str) -> None:
+    plain, dropping = fresh(name), fresh(name, **DROPPING[name])
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+
+    plain(images(name))
+    assert torch.equal(torch.get_rng_state(), before)
+
+    first, other = dropping(images(name)), dropping(images(name))
+    torch.manual_seed(3)
+    assert torch.equal(dropping(images(name)), first) and not torch.equal(other, first)
+
+
+@every_dropping_network
+def test_a_network_compiled_block_by_block_drops_the_same(name: str) -> None:
+    network = fresh(name, **DROPPING[name])
+    torch.manual_seed(3)
+    expected = network(images(name))
+
+    for block in models.blocks(network)[:4]:
+        network.get_submodule(block).compile(backend="eager", fullgraph=True)
+    torch.manual_seed(3)
+
+    torch.testing.assert_close(network(images(name)), expected)
+
+
+@pytest.mark.parametrize("probability", [1.0, -0.1, "half", True])
+def test_an_impossible_probability_is_refused_by_its_key(probability: object) -> None:
+    for name, args in DROPPING.items():
+        for key in args:
+            with pytest.raises(UserError, match=rf"model\.args\.{key}: .* is not a number from 0 to below 1"):
+                models.build(name, {key: probability})
 
 
 # --- build ---

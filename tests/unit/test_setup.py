@@ -136,3 +136,20 @@ def test_a_worker_without_a_device_of_its_own_is_refused(monkeypatch, corpus):
 
     with pytest.raises(UserError, match="worker 1 has no device: this host has 1"):
         setup.pick_device(tiny.config(corpus, {"train.device": "auto"}).train, WorldInfo(local_rank=1, world_size=2))
+
+
+def test_batches_that_grow_shorten_the_run_and_a_resumed_one_knows_it(build):
+    growth = {"train.steps": None, "train.epochs": 3, "train.batch_growth": {"epochs": [1, 2], "factor": 2}}
+
+    whole, resumed = build(growth), build(growth, state=TrainState(step=3, position=24))
+
+    assert [len(batch.tensors["valid"]) for batch in whole.host_batches()] == [8, 8, 8, 16, 32]
+    assert whole.total_steps == resumed.total_steps == 5
+    assert (whole.global_batch, resumed.global_batch) == (8, 16)
+
+
+def test_a_task_without_label_smoothing_is_given_none(build):
+    build({"task": {"name": "regress"}, "model.args": {"classes": 1}})
+
+    with pytest.raises(UserError, match="task 'regress' has no label smoothing"):
+        build({"task": {"name": "regress", "label_smoothing": 0.1}})

@@ -7,7 +7,8 @@ import tiny
 import torch
 from torch.nn import functional
 
-from distdl.data.engine import IGNORED, HostBatch
+from distdl.data.engine import HostBatch
+from distdl.data.labels import IGNORED
 from distdl.errors import UserError
 from distdl.trainer import step
 

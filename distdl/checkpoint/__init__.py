@@ -2,7 +2,7 @@
 
     checkpoints/step-00000400/   model.safetensors  optim.safetensors  ...  manifest.json
 
-`format` writes and verifies one folder, `save` commits them in the background and keeps the newest, `load` finds the
-newest whole one. A checkpoint exists once its manifest, with a checksum for every file, is in place under the final
-name; nothing in it is ever unpickled.
+`snapshot` copies the state, `format` writes and verifies one folder, `save` commits it in the background, `retention`
+says which are kept, `load` finds the newest whole one. A checkpoint exists once its manifest, with a checksum for every
+file, is in place under the final name; nothing in it is ever unpickled.
 """

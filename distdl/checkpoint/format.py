@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import xxhash
 
+from distdl.checkpoint.snapshot import place_of
 from distdl.run.folder import fsync_folder
 
 FORMAT = 1
@@ -59,7 +60,7 @@ def write(folder: Path, tensors: Tensors, state: Json, *, run_id: str, step: int
     aliases: dict[str, str] = {}
     first_name: dict[tuple[Any, ...], str] = {}
     for name, tensor in tensors.items():
-        place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        place = place_of(tensor)
         if tensor.numel() and first_name.setdefault(place, name) != name:
             aliases[name] = first_name[place]
         else:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,14 @@ def _best_step(folder: RunFolder, warn: Callable[[str], None]) -> int:
     if not best:
         raise UserError("this run keeps no best checkpoint", where=str(folder.path), fix="Set checkpoint.best.")
     return int(best["step"])
+
+
+def evaluated_weights(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of a checkpoint's tensors the weights and buffers by name; averages come in the place of what they are of."""
+    weights: dict[str, torch.Tensor] = {}
+    for kind in ("model/", "ema/"):
+        weights |= {name.removeprefix(kind): t for name, t in tensors.items() if name.startswith(kind)}
+    return weights
 
 
 def weights_hash(checkpoint: Checkpoint) -> str:

@@ -1,58 +1,83 @@
 """Committing checkpoints in the background: the step pays for a copy of the state, a thread does the writing.
 
-A checkpoint is written under a temporary name, synced, and renamed: it is there whole or not at all. Before the rename
-the lease is looked at again, so that a run that was replaced meanwhile commits nothing. Rank 0 alone writes; all call.
+    capture -> snapshot (the pause) -> thread: write .step-00000400.part -> rename -> prune what no rule keeps
+
+A thread is enough: hashing, writing and syncing leave Python to the training, and a process of its own was measured to
+slow the steps no less. A checkpoint is written under a temporary name, synced, and renamed: it is there whole or not at
+all. Before the rename the lease is looked at again, so that a run that was replaced meanwhile commits nothing. Rank 0
+alone writes; all call.
 """
 
 import errno
 import shutil
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distdl.checkpoint import format
+from distdl.checkpoint.format import CheckpointDamaged
 from distdl.checkpoint.load import committed, folder_name
+from distdl.checkpoint.retention import kept
+from distdl.checkpoint.snapshot import Snapshot
 from distdl.comm import collectives
+from distdl.config.schema import KeepConfig
 from distdl.errors import UserError
 from distdl.run.folder import RunFolder, fsync_folder
 
 _FAILURES_ENDURED = 2  # a save that fails is tried again when the next is due; the third failure in a row ends the run
+_LONG_WAIT_S = 1.0
 
 # Returns tensors by logical name, and JSON.
 Capture = Callable[[], tuple[dict[str, torch.Tensor], dict[str, Any]]]
 
 
 class Checkpoints:
-    """Saves of one run. `still_ours` says whether this process's lease on the run folder holds."""
+    """Saves of one run. `still_ours`: whether this process's lease on the folder holds. `warn(topic, message)`."""
 
     def __init__(
         self,
         folder: RunFolder,
         *,
-        keep: int,
-        warn: Callable[[str], None],
+        keep: KeepConfig,
+        epoch_length: int,
+        warn: Callable[[str, str], None],
         still_ours: Callable[[], bool],
     ) -> None:
         self.folder, self.keep = folder, keep
-        self._warn, self._still_ours = warn, still_ours
+        self._epoch_length, self._warn, self._still_ours = epoch_length, warn, still_ours
+        self._snapshot = Snapshot()
+        self._positions: dict[int, int] = {}  # samples since the start, of the checkpoints whose manifest was read
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._failures_in_a_row = 0
 
-    def save(self, capture: Capture, step: int, *, best_step: int | None, wait: bool) -> None:
+    def prepare(self, capture: Capture) -> None:
+        """Takes the memory for the first save in the background. What `capture()` returns has to have its final shape:
+        an optimiser has its state after the first step."""
+        if collectives.rank() == 0:  # rank 0 only
+            self._finish(must_succeed=False)
+            tensors, _ = capture()
+            self._thread = threading.Thread(target=self._snapshot.prepare, args=(tensors,), daemon=True)
+            self._thread.start()
+
+    def save(self, capture: Capture, step: int, *, best_steps: Sequence[int], wait: bool) -> None:
         """Saves what `capture()` returns as the state at `step`; with `wait`, returns when it is committed.
 
+        `best_steps`: of the best evaluations, to be kept. A save under way is waited for first.
         Raises UserError when it can't be written: at once with `wait`, otherwise after several failures in a row.
         """
         if collectives.rank() == 0:  # rank 0 only
-            self._finish(must_succeed=False)
+            self._wait_for_the_one_before(step)
             tensors, state = capture()
-            snapshot = copy_to_cpu(tensors)
             self._thread = threading.Thread(
-                target=self._write, args=(snapshot, state, step, best_step), name="checkpoint", daemon=True
+                target=self._write,
+                args=(self._snapshot.take(tensors), state, step, best_steps),
+                name="checkpoint",
+                daemon=True,
             )
             self._thread.start()
             if wait:
@@ -63,6 +88,17 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for a save under way."""
         self._finish(must_succeed=False)
+
+    def _wait_for_the_one_before(self, step: int) -> None:
+        began = time.monotonic()
+        self._finish(must_succeed=False)
+        waited_s = time.monotonic() - began
+        if waited_s > _LONG_WAIT_S:
+            self._warn(
+                "a save that waits",
+                f"the save at step {step} waited {waited_s:.1f} s until the one before was written: "
+                "the disk is slow, or checkpoint.every too short",
+            )
 
     def _finish(self, *, must_succeed: bool) -> None:
         if self._thread is None:
@@ -79,15 +115,21 @@ class Checkpoints:
         error = _explain(failure, self.folder.checkpoints)
         if must_succeed or self._failures_in_a_row > _FAILURES_ENDURED:
             raise error from failure
-        self._warn(f"a checkpoint was not saved ({error}); training goes on, the next save tries again")
+        self._warn(
+            "a save that failed", f"a checkpoint was not saved ({error}); training goes on, the next save tries again"
+        )
 
-    def _write(self, tensors: dict[str, torch.Tensor], state: dict[str, Any], step: int, best_step: int | None) -> None:
+    def _write(
+        self, tensors: dict[str, torch.Tensor], state: dict[str, Any], step: int, best_steps: Sequence[int]
+    ) -> None:
         part = self.folder.checkpoints / f".{folder_name(step)}.part"
         try:
             shutil.rmtree(part, ignore_errors=True)
+            self._snapshot.wait()
             format.write(part, tensors, state, run_id=self.folder.run_id(), step=step)
             self._commit(part, step)
-            self._prune(best_step)
+            self._positions[step] = state["train_state"]["position"]
+            self._prune(best_steps)
         except Exception as error:
             shutil.rmtree(part, ignore_errors=True)
             self._failure = error
@@ -109,12 +151,22 @@ class Checkpoints:
             part.rename(final)
         fsync_folder(self.folder.checkpoints)
 
-    def _prune(self, best_step: int | None) -> None:
-        for step, path in committed(self.folder)[: -self.keep]:
-            if step != best_step:
-                doomed = self.folder.checkpoints / f".{path.name}.pruned"
-                path.rename(doomed)  # half a deleted checkpoint must not look like a damaged one
-                shutil.rmtree(doomed, ignore_errors=True)
+    def _prune(self, best_steps: Sequence[int]) -> None:
+        there = dict(committed(self.folder))
+        staying = kept(there, lambda step: self._position(step, there[step]), self.keep, self._epoch_length, best_steps)
+        for step in there.keys() - staying:
+            doomed = self.folder.checkpoints / f".{there[step].name}.pruned"
+            there[step].rename(doomed)  # half a deleted checkpoint must not look like a damaged one
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def _position(self, step: int, path: Path) -> int | None:
+        """Samples since the start at a committed checkpoint; None if its manifest can't be read."""
+        if step not in self._positions:
+            try:
+                self._positions[step] = format.read_manifest(path)["state"]["train_state"]["position"]
+            except (CheckpointDamaged, KeyError):
+                return None
+        return self._positions[step]
 
 
 def sweep(folder: RunFolder) -> None:
@@ -138,18 +190,6 @@ def set_aside(folder: RunFolder, after_step: int) -> list[str]:
             path.rename(aside)
             moved.append(aside.name)
     return moved
-
-
-def copy_to_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A copy of the values; names that share memory (tied weights) share it in the copy as well."""
-    copies: dict[tuple[Any, ...], torch.Tensor] = {}
-    out = {}
-    for name, tensor in tensors.items():
-        place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
-        if place not in copies:
-            copies[place] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        out[name] = copies[place]
-    return out
 
 
 def _explain(error: OSError, path: Path) -> UserError:

@@ -4,17 +4,19 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
 from distdl.checkpoint.save import Checkpoints
 from distdl.comm.vote import Vote
+from distdl.data.engine import HostBatch
 from distdl.data.order import sequential_rows
 from distdl.errors import UserError
 from distdl.track import NullTracker, Tracker
-from distdl.trainer import early_stop
+from distdl.trainer import early_stop, schedule
 from distdl.trainer import step as steps
 from distdl.trainer.due import Schedule
 from distdl.trainer.evaluate import Interrupted, evaluate
@@ -25,12 +27,18 @@ from distdl.trainer.state import capture
 
 Track = Tracker | NullTracker
 Outcome = Literal["done", "preempted", "interrupted"]
+Trace = Callable[[Iterator[HostBatch]], Iterator[HostBatch]]
 
 
-def fit(run: Run, track: Track, checkpoints: Checkpoints, stops: StopRequests) -> Outcome:
-    """Trains to the end of the run, or to a stop that all workers agree on. The state is saved when it returns."""
+def fit(
+    run: Run, track: Track, checkpoints: Checkpoints, stops: StopRequests, trace: Trace = lambda batches: batches
+) -> Outcome:
+    """Trains to the end of the run, or to a stop that all workers agree on. The state is saved when it returns.
+
+    `trace` may stand between the loop and its batches, to profile the steps in between.
+    """
     config, state, clock = run.config, run.state, Clock(run.state.time_s)
-    meter = Meter(run.phases)
+    meter, first_step = Meter(run.phases), state.step
     periods = {"log": config.train.log_every, "eval": config.train.eval_every, "save": config.checkpoint.every}
     events = Schedule(periods, run.plan.epoch_length, run.end)
     vote = Vote("preempted", "interrupted", "bad", *periods)
@@ -39,11 +47,13 @@ def fit(run: Run, track: Track, checkpoints: Checkpoints, stops: StopRequests) -
     if run.is_over and stop is None:  # only that evaluation was missing
         save(run, checkpoints, clock, wait=True)
         return "done"
-    for batch in run.host_batches() if stop is None else ():  # resumes inside an epoch
+    for batch in trace(run.host_batches()) if stop is None else ():  # resumes inside an epoch
         lr = run.lr_now()
         sums = steps.train_step(run, batch, lr)  # forward, backward, exchange, update
         n_samples = min(run.global_batch, run.end - state.position)
         state.advance(n_samples)
+        if state.step == first_step + 1:
+            checkpoints.prepare(partial(captured, run))
         meter.add(sums, samples=n_samples, wait_s=batch.wait_s)
         track.progress(state.step)
 
@@ -57,14 +67,15 @@ def fit(run: Run, track: Track, checkpoints: Checkpoints, stops: StopRequests) -
 
         if "log" in due:
             row = meter.reduce()  # the only host sync
-            track.log({"kind": "train", **place(run, clock), **row, "lr": lr})
+            row |= {"lr": lr, **gradient_norm(run), **run.throughput.row(row["samples_per_s"])}
+            track.log({"kind": "train", **place(run, clock), **row})
             count_skipped_steps(run, track, clock)
         if due & {"eval", "save"} or stop:
             with meter.paused():
                 if "eval" in due:
                     state.eval_pending = stop is not None  # a stop comes first; the evaluation is made up for on resume
                     stop = stop or evaluate_all(run, track, clock, stops)
-                if "save" in due or stop or run.is_over or is_best(run):
+                if "save" in due or stop or run.is_over or is_among_best(run):
                     save(run, checkpoints, clock, wait=stop is not None or run.is_over)
         if stop or run.is_over:
             break
@@ -96,7 +107,8 @@ def evaluate_all(run: Run, track: Track, clock: "Clock", stops: StopRequests) ->
         began = time.perf_counter()
         try:
             with run.ema.in_place_of_weights() if run.ema else contextlib.nullcontext():
-                result = evaluate(run.engine.model, run.task, loader, run.device, run.config.train, stops)
+                show = partial(show_progress, track, state.step, name)
+                result = evaluate(run.engine.model, run.task, loader, run.device, run.config.train, stops, show)
         except Interrupted as interrupted:
             state.eval_pending = True
             return interrupted.stop
@@ -111,6 +123,10 @@ def evaluate_all(run: Run, track: Track, clock: "Clock", stops: StopRequests) ->
     return None
 
 
+def show_progress(track: Track, step: int, name: str, done: int, n_batches: int) -> None:
+    track.progress(step, f"{name} {done}/{n_batches}")
+
+
 def judge(run: Run, result: Mapping[str, float]) -> None:
     """What an evaluation of the first set means: is it the best, does it improve, should the rate fall?"""
     config, state, lower = run.config, run.state, run.task.lower_is_better
@@ -121,6 +137,8 @@ def judge(run: Run, result: Mapping[str, float]) -> None:
         state.best = {"metric": metric, **state.ranking[0]}
     if early := config.train.early_stop:
         state.early_stop = early_stop.observe(state.early_stop, result[early.metric], early, early.metric in lower)
+    if schedule.plateau_metric(config.schedule):
+        state.plateau = schedule.observe(config.schedule, state.plateau, result, lower)
 
 
 def ranked(entries: list[dict[str, Any]], lower_is_better: bool) -> list[dict[str, Any]]:
@@ -129,19 +147,28 @@ def ranked(entries: list[dict[str, Any]], lower_is_better: bool) -> list[dict[st
     return sorted(entries, key=lambda each: (math.isnan(each["value"]), sign * each["value"], each["step"]))
 
 
-def is_best(run: Run) -> bool:
-    return run.state.best is not None and run.state.best["step"] == run.state.step
+def is_among_best(run: Run) -> bool:
+    """Whether this step's evaluation is one whose checkpoint is to be kept."""
+    return run.state.step in best_steps(run)
+
+
+def best_steps(run: Run) -> list[int]:
+    return [each["step"] for each in run.state.ranking[: run.config.checkpoint.keep.best]]
 
 
 def save(run: Run, checkpoints: Checkpoints, clock: "Clock", *, wait: bool) -> None:
     run.state.time_s = clock.now()
-    best = [each["step"] for each in run.state.ranking[: run.config.checkpoint.keep.best]]
-    checkpoints.save(
-        lambda: capture(run.state, run.engine, run.ema, run.description),
-        run.state.step,
-        best_step=best[0] if best else None,
-        wait=wait,
-    )
+    checkpoints.save(partial(captured, run), run.state.step, best_steps=best_steps(run), wait=wait)
+
+
+def captured(run: Run) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    return capture(run.state, run.engine, run.ema, run.description)
+
+
+def gradient_norm(run: Run) -> dict[str, float]:
+    """Of the last step, before it was clipped; {} where it is not clipped."""
+    norm = run.engine.update.norm
+    return {} if norm is None else {"grad_norm": norm.item()}
 
 
 def count_bad_samples(run: Run, track: Track, clock: "Clock", n_bad: int) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distdl.checkpoint.load import Checkpoint
+from distdl.checkpoint.load import Checkpoint, evaluated_weights
 from distdl.comm import collectives
 from distdl.errors import UserError
 from distdl.trainer import optim
-from distdl.trainer.ema import Ema
+from distdl.trainer.ema import AveragedWeights
 from distdl.trainer.engines import Engine
 
 
@@ -40,7 +40,7 @@ class TrainState:
 
 
 def capture(
-    state: TrainState, engine: Engine, ema: Ema | None, context: dict[str, Any]
+    state: TrainState, engine: Engine, ema: AveragedWeights | None, context: dict[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Everything a checkpoint holds: tensors by logical name, and JSON; `context` describes the run (config, ...)."""
     optim_tensors, optim_scalars = optim.state_by_name(engine.optimiser, engine.model)
@@ -57,7 +57,7 @@ def restore(
     find: Callable[[], Checkpoint | None],
     state: TrainState,
     engine: Engine,
-    ema: Ema | None,
+    ema: AveragedWeights | None,
     *,
     weights_only: bool = False,
 ) -> dict[str, Any] | None:
@@ -76,12 +76,13 @@ def restore(
     if found is None:
         _send_initial_weights(engine)
         if ema:
-            load_into(ema.averages, {name: p.detach() for name, p in engine.model.named_parameters()}, "ema")
+            weights = engine.model.state_dict()
+            load_into(ema.averages, {name: weights[name] for name in ema.averages}, "ema")
         return None
-    tensors = _broadcast(checkpoint.tensors if checkpoint else {})
+    tensors = collectives.broadcast_tensors(checkpoint.tensors if checkpoint else {})
     load_into(engine.model.state_dict(keep_vars=True), _part(tensors, "model/"), "model")
     if ema:
-        averages = _part(tensors, "ema/") or _part(tensors, "model/")  # EMA switched on later begins at the weights
+        averages = evaluated_weights(tensors)  # switched on later, they begin at the weights
         load_into(ema.averages, {name: averages[name] for name in ema.averages if name in averages}, "ema")
     if weights_only:
         return found
@@ -97,16 +98,6 @@ def restore(
 def _send_initial_weights(engine: Engine) -> None:
     for tensor in engine.model.state_dict(keep_vars=True).values():
         collectives.broadcast_(tensor.detach())
-
-
-def _broadcast(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rank 0's CPU tensors on all ranks."""
-    listed = [[name, str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()]
-    received = {}
-    for name, dtype, shape in collectives.broadcast_json(listed):
-        tensor = tensors[name] if name in tensors else torch.empty(shape, dtype=getattr(torch, dtype))
-        received[name] = collectives.broadcast_(tensor)
-    return received
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from distdl import plugins, registry
-from distdl.checkpoint.load import at_step
+from distdl.checkpoint.load import at_step, evaluated_weights
 from distdl.comm.world import WorldInfo
 from distdl.config import load
 from distdl.config.schema import Config
@@ -74,10 +74,10 @@ def of_run(
         trained.folder = folder
         return trained
     checkpoint = at_step(folder, step, warn=warn)
-    found = {name.removeprefix("model/"): t for name, t in checkpoint.tensors.items() if name.startswith("model/")}
-    averaged = {name.removeprefix("ema/"): t for name, t in checkpoint.tensors.items() if name.startswith("ema/")}
-    trained = of_config(config, found | averaged if averages else found)
-    trained.folder, trained.step, trained.averaged_weights = folder, checkpoint.step, bool(averaged) and averages
+    tensors = {name: t for name, t in checkpoint.tensors.items() if averages or not name.startswith("ema/")}
+    trained = of_config(config, evaluated_weights(tensors))
+    trained.folder, trained.step = folder, checkpoint.step
+    trained.averaged_weights = any(name.startswith("ema/") for name in tensors)
     return trained
 
 

@@ -210,7 +210,7 @@ def _restore(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], N
 def _check_same_data(run: Run, context: dict[str, Any]) -> None:
     if context["data"] != run.description["data"]:
         raise UserError(
-            "the training data is not what this run was started with (other shards, or another order of samples)",
+            "the training data is not what this run was started with (other shards, weights or order of samples)",
             where=f"data.train.shards: {run.config.data.train.shards}",
             fix="Put the shards back as they were, or start a new run from the weights: --from RUN --weights-only.",
         )
@@ -231,7 +231,14 @@ def _describe(run: Run, folder: RunFolder, say: Callable[[str], None]) -> None:
     }
     workers = collectives.gather_json(mine)
     if run.world.rank == 0:  # rank 0 only
-        write_environment(folder, workers, backend=collectives.backend_name(), micro_batch=run.state.micro_batch)
+        write_environment(
+            folder,
+            workers,
+            backend=collectives.backend_name(),
+            micro_batch=run.state.micro_batch,
+            cuda=torch.version.cuda,
+            cudnn=torch.backends.cudnn.version(),
+        )
     n_parameters = sum(p.numel() for p in run.engine.model.parameters())
     n_workers = run.world.world_size
     say(

@@ -2,6 +2,7 @@
 
 import json
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from distdl.checkpoint import format, load, save
 from distdl.checkpoint.format import CheckpointDamaged
 from distdl.checkpoint.save import Checkpoints
+from distdl.config.schema import KeepConfig
 from distdl.errors import UserError
 from distdl.run.folder import create_or_reopen
 
@@ -21,6 +23,7 @@ def folder(tmp_path):
 
 
 def some_state(value=1.0):
+    """Of a run that is at position 10 times `value`."""
     weight = torch.full((4, 3, 2, 2), value).to(memory_format=torch.channels_last)
     tensors = {
         "model/conv.weight": weight,
@@ -29,17 +32,21 @@ def some_state(value=1.0):
         "optim/conv.weight/momentum_buffer": weight * 2,
         "ema/half": torch.full((5,), value, dtype=torch.bfloat16),
     }
-    return tensors, {"train_state": {"step": 4, "best": None}, "lr": 0.1}
+    return tensors, {"train_state": {"step": 4, "position": round(10 * value), "best": None}, "lr": 0.1}
 
 
-def checkpoints_of(folder, keep=3, warn=lambda message: None, still_ours=lambda: True):
-    return Checkpoints(folder, keep=keep, warn=warn, still_ours=still_ours)
+def checkpoints_of(folder, warn=lambda topic, message: None, still_ours=lambda: True, **keep):
+    return Checkpoints(folder, keep=KeepConfig(**keep), epoch_length=100, warn=warn, still_ours=still_ours)
 
 
-def save_steps(folder, steps, keep=3, best_step=None):
-    checkpoints = checkpoints_of(folder, keep)
+def save_steps(folder, steps, best_steps=(), **keep):
+    checkpoints = checkpoints_of(folder, **keep)
     for step in steps:
-        checkpoints.save(lambda step=step: some_state(step), step, best_step=best_step, wait=True)
+        checkpoints.save(lambda step=step: some_state(step), step, best_steps=best_steps, wait=True)
+
+
+def steps_of(folder):
+    return [step for step, _ in load.committed(folder)]
 
 
 def flip_a_bit(path: Path, bit: int) -> None:
@@ -132,10 +139,70 @@ def test_a_run_without_checkpoints_has_none(folder):
     assert load.newest(folder, warn=pytest.fail) is None
 
 
-def test_the_newest_are_kept_and_the_best(folder):
-    save_steps(folder, [1, 2, 3, 4, 5], keep=2, best_step=2)
+def test_what_no_rule_keeps_is_pruned_also_after_a_restart(folder):
+    save_steps(folder, [5, 10, 15], best_steps=[5], last=1, every="1 epoch")  # epochs end at steps 10, 20, ...
+    assert steps_of(folder) == [5, 10, 15]
 
-    assert [step for step, _ in load.committed(folder)] == [2, 4, 5]
+    save_steps(folder, [20, 25, 30, 35], best_steps=[25], last=1, every="1 epoch")
+
+    assert steps_of(folder) == [10, 20, 25, 30, 35]
+
+
+def test_where_a_checkpoint_stands_is_read_once_from_its_manifest(folder, monkeypatch):
+    save_steps(folder, [10, 20])
+    read = []
+    real = format.read_manifest
+    monkeypatch.setattr(format, "read_manifest", lambda path: read.append(path.name) or real(path))
+
+    save_steps(folder, [30, 40, 50], last=1, every="1 epoch")
+
+    assert sorted(read) == ["step-00000010", "step-00000020"]
+    assert steps_of(folder) == [10, 20, 30, 40, 50]
+
+
+def test_a_checkpoint_whose_manifest_is_unreadable_is_not_pruned_for_it(folder):
+    save_steps(folder, [10])
+    (folder.checkpoints / "step-00000010" / "manifest.json").write_text("{}")
+
+    save_steps(folder, [11, 12], last=1, every="1 epoch")
+
+    assert steps_of(folder) == [10, 11, 12]
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Holds back every write until it is set."""
+    allowed, real = threading.Event(), format.write
+    monkeypatch.setattr(format, "write", lambda *args, **options: allowed.wait(10) and real(*args, **options))
+    return allowed
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(folder, slow_disk):
+    checkpoints = checkpoints_of(folder)
+    tensors, state = some_state(1.0)
+
+    checkpoints.save(lambda: (tensors, state), 1, best_steps=(), wait=False)
+    tensors["model/conv.weight"].fill_(2.0)
+    assert steps_of(folder) == []
+    slow_disk.set()
+    checkpoints.close()
+
+    assert load.newest(folder, warn=pytest.fail).tensors["model/conv.weight"].eq(1.0).all()
+
+
+def test_a_save_that_is_due_too_early_waits_for_the_one_before_and_says_so(folder, slow_disk, monkeypatch):
+    warnings = []
+    checkpoints = checkpoints_of(folder, warn=lambda topic, message: warnings.append(message))
+    monkeypatch.setattr(save, "_LONG_WAIT_S", 0.1)
+    threading.Timer(0.2, slow_disk.set).start()
+
+    for step in (1, 2, 3):
+        checkpoints.save(lambda step=step: some_state(step), step, best_steps=(), wait=False)
+    checkpoints.close()
+
+    assert [load.at_step(folder, step).tensors["ema/half"][0].item() for step in steps_of(folder)] == [1, 2, 3]
+    (warning,) = warnings
+    assert "the save at step 2 waited 0." in warning
 
 
 def test_saving_a_step_again_replaces_a_damaged_one(folder):
@@ -164,17 +231,17 @@ def test_damaged_newer_checkpoints_are_set_aside(folder):
     moved = save.set_aside(folder, after_step=2)
 
     assert moved == ["damaged-step-00000004"]
-    assert [step for step, _ in load.committed(folder)] == [2]
+    assert steps_of(folder) == [2]
 
 
 def test_a_run_that_lost_its_lease_commits_nothing(folder):
     checkpoints = checkpoints_of(folder, still_ours=lambda: False)
 
     with pytest.raises(UserError, match="the run folder was deleted"):
-        checkpoints.save(some_state, 4, best_step=None, wait=True)
+        checkpoints.save(some_state, 4, best_steps=(), wait=True)
     folder.lease.write_text("{}")  # somebody else's
     with pytest.raises(UserError, match="another launch has taken over"):
-        checkpoints.save(some_state, 4, best_step=None, wait=True)
+        checkpoints.save(some_state, 4, best_steps=(), wait=True)
 
     assert list(folder.checkpoints.iterdir()) == []
 
@@ -185,12 +252,12 @@ def test_a_full_disk_is_a_warning_first_and_says_what_to_do_when_it_matters(fold
 
     monkeypatch.setattr(format, "_write_safetensors", no_space)
     warnings = []
-    checkpoints = checkpoints_of(folder, warn=warnings.append)
+    checkpoints = checkpoints_of(folder, warn=lambda topic, message: warnings.append(message))
 
-    checkpoints.save(some_state, 1, best_step=None, wait=False)
-    checkpoints.save(some_state, 2, best_step=None, wait=False)
+    checkpoints.save(some_state, 1, best_steps=(), wait=False)
+    checkpoints.save(some_state, 2, best_steps=(), wait=False)
     with pytest.raises(UserError, match=r"no space left for a checkpoint .* MiB free"):
-        checkpoints.save(some_state, 3, best_step=None, wait=True)
+        checkpoints.save(some_state, 3, best_steps=(), wait=True)
 
     assert len(warnings) == 2 and "training goes on" in warnings[0]
     assert list(folder.checkpoints.iterdir()) == []

@@ -6,21 +6,25 @@ marked `matrix` are the long grids: only `make matrix` runs them.
 
 import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _HAS = {
     "data": lambda: bool(os.environ.get("DISTDL_DATA")),
     "root": lambda: os.geteuid() == 0,
     "gpu": lambda: any(Path("/dev").glob("nvidia[0-9]*")),
     "tensorboard": lambda: importlib.util.find_spec("tensorboard") is not None,
+    "chromium": lambda: any(map(shutil.which, _BROWSERS)),
 }
 _LACK = {
     "data": "DISTDL_DATA does not name a folder with the real datasets",
     "root": "not root",
     "gpu": "no CUDA device",
     "tensorboard": "the package tensorboard is not installed",
+    "chromium": "neither Chromium nor Chrome is installed",
 }
 
 
@@ -43,7 +47,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 (pytest.fail if what in required else pytest.skip)(_LACK[what])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What distdl remembers of the runs that its user started, it remembers of the tests' somewhere else."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture
 def real_data() -> Path:
     """The folder of the real datasets; use it with `needs("data")`."""
     return Path(os.environ["DISTDL_DATA"])
+
+
+@pytest.fixture
+def chromium() -> str:
+    """The program of the browser; use it with `needs("chromium")`."""
+    return next(filter(None, map(shutil.which, _BROWSERS)))

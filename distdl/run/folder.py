@@ -5,6 +5,7 @@ run.json          run id, name, creation time   metrics.jsonl     every number, 
 lease             who writes here now           logs/rank-N.log   what worker N printed
 failures/         one record per failed worker  checkpoints/      step-00000400/ ...
 final.json        outcome, steps, best metrics  plugins/          copies of the plugins, which are what runs
+git.diff          changes not committed         wandb/            wandb's files, and what was sent to it
 """
 
 import json

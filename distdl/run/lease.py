@@ -21,6 +21,7 @@ from typing import Any
 
 from distdl.errors import UserError
 from distdl.run.folder import RunFolder
+from distdl.run.secrets import redact
 
 _POLL_S = 0.05
 _NO_FLOCK_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
@@ -139,7 +140,7 @@ def _describe_myself(fence: int) -> dict[str, Any]:
         "pid": os.getpid(),
         "boot_id": _boot_id(),
         "time": time.time(),
-        "command": shlex.join(sys.argv),
+        "command": redact(shlex.join(sys.argv)),
         "fence": fence,
     }
 

@@ -5,7 +5,8 @@ The loop talks to a `Tracker` on rank 0 and to a `NullTracker` elsewhere:
     loop -> log(row) -> metrics.jsonl -> console -> TensorBoard and wandb, each behind a queue and a thread of its own
          -> progress(step): the live line
 
-Nothing here stops training: what fails is one warning, and the run goes on.
+What the machine does meanwhile is sampled by a thread (system) and logged with the next row. Nothing here stops
+training: what fails is one warning, and the run goes on.
 """
 
 import dataclasses
@@ -15,10 +16,11 @@ from typing import Any, Literal
 
 from distdl.config.schema import TrackConfig
 from distdl.run.folder import RunFolder
-from distdl.track import tensorboard, wandb_run
+from distdl.track import system, tensorboard, wandb_run
 from distdl.track.background import Background
 from distdl.track.console import Console
-from distdl.track.jsonl import MetricsFile, Row, check_row
+from distdl.track.jsonl import PLACE, MetricsFile, Row, check_row
+from distdl.track.system import SystemMeter
 
 # For wandb to send its last rows; a run that failed or is pre-empted should make room soon.
 CLOSE_TIMEOUT_S = 10.0
@@ -32,6 +34,7 @@ class Tracker:
     metrics: MetricsFile
     console: Console
     background: list[Background]
+    system: SystemMeter | None = None
     _warned: set[str] = dataclasses.field(default_factory=set)
     _closed: bool = False
 
@@ -66,7 +69,7 @@ class Tracker:
             background.append(tensorboard.start(folder.path / "tensorboard", resume_step))
         if track.wandb.mode != "disabled":
             background.append(wandb_run.start(folder, track.wandb, config))
-        return cls(metrics, console, background)
+        return cls(metrics, console, background, system.start(track.system_every))
 
     def log(self, row: Row) -> None:
         """Writes one row of metrics.jsonl, as it is. Raises ValueError or TypeError for a row that can't be one.
@@ -74,7 +77,13 @@ class Tracker:
         A train or eval row that the file kept from before a restart is shown, and written nowhere again.
         """
         check_row(row)
-        row = dict(row)  # the background threads read it later, when the caller may have changed it
+        self._log(dict(row))  # the background threads read it later, when the caller may have changed it
+        if self.system and (sample := self.system.take()):
+            self._log({"kind": "system", **{key: row[key] for key in PLACE if key in row}, **sample})
+        if self.system and self.system.fault:
+            self.warn_once("system", self.system.fault)
+
+    def _log(self, row: Row) -> None:
         trouble = self.metrics.append(row)
         self.console.row(row)
         if trouble is not None:
@@ -109,6 +118,8 @@ class Tracker:
             return
         self._closed = True
         self.console.erase()
+        if self.system:
+            self.system.close()
         if (trouble := self.metrics.close()) is not None:
             lost = f"; {self.metrics.n_waiting} rows are lost" if self.metrics.n_waiting else ""
             self.warn_once("metrics.jsonl at the end", f"can't write metrics.jsonl ({trouble.strerror}){lost}")

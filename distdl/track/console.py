@@ -1,6 +1,6 @@
 """What a person sees of a run: a line for each row, and on a terminal one live line in between that is drawn over.
 
-    12:03:11 r0 step 400/45000 loss 2.310 lr 0.80 3,412 samples/s data 1% eta 3h02m
+    12:03:11 r0 step 400/45000 loss 2.310 lr 0.80 3,412 samples/s mfu 41% data 1% comm 4% eta 3h02m
     12:03:40 r0 step 400/45000 eval top1 98.90 % top5 99.99 % loss 0.034 (10,000 samples, 1.2 s)
 
 The live line is for terminals that take it; in a file, a pipe, or with NO_COLOR set there are only whole lines.
@@ -27,7 +27,7 @@ ERASE_LINE = "\r\x1b[K"
 
 # Metrics that are fractions and are read as percent: top1, top5, accuracy, wer, miou, map50, f1_macro, ...
 _IN_PERCENT = re.compile(r"(top\d+|acc|accuracy|error_rate|precision|recall|f1|m?iou|map\d*|auc|wer|cer)(_.*)?")
-_ON_TRAIN_LINE = ("loss", "lr", "samples_per_s", "data_wait_s", "step_s")
+_ON_TRAIN_LINE = ("loss", "lr", "samples_per_s", "mfu", "data_wait_s", "exchange_s", "step_s")
 
 
 class Console:
@@ -60,6 +60,8 @@ class Console:
 
     def row(self, row: Row) -> None:
         """Prints a row of metrics.jsonl, as far as the verbosity asks for its kind."""
+        if row["kind"] == "system":  # for plots
+            return
         if row["kind"] == "train":
             self._last_train = row
             self._pace.observe(row["step"], self._clock())
@@ -99,16 +101,21 @@ class Console:
 
     def _train_text(self, row: Row) -> str:
         parts = _loss_lr_rate(row)
-        step_s, data_wait_s, epoch = (_number(row, key) for key in ("step_s", "data_wait_s", "epoch"))
+        keys = ("step_s", "data_wait_s", "exchange_s", "mfu", "epoch")
+        step_s, data_wait_s, exchange_s, mfu, epoch = (_number(row, key) for key in keys)
+        if mfu is not None:
+            parts.append(f"mfu {100 * mfu:.0f}%")
         if step_s and data_wait_s is not None:
             parts.append(f"data {100 * data_wait_s / step_s:.0f}%")
+        if step_s and exchange_s and exchange_s >= 0.005 * step_s:  # a worker that is alone has next to none
+            parts.append(f"comm {100 * exchange_s / step_s:.0f}%")
         parts.append(f"eta {duration(self._pace.seconds_until(self._total_steps, row['step']))}")
         if self._verbosity >= 1:
             if epoch is not None:
                 parts.append(f"epoch {epoch:.3f}")
             if step_s is not None:
                 parts.append(f"step {step_s:.4f} s")
-            parts += [metric_text(k, v) for k, v in row.items() if k not in NOT_METRICS and k not in _ON_TRAIN_LINE]
+            parts += [_own_text(k, v) for k, v in row.items() if k not in NOT_METRICS and k not in _ON_TRAIN_LINE]
         return " ".join(parts)
 
     def _live_text(self, step: int, note: str) -> str:
@@ -210,6 +217,15 @@ def metric_text(name: str, value: Any) -> str:
         return f"{name} {value:,}"
     plain = value == 0 or 0.01 <= abs(value) < 10_000 or not math.isfinite(value)
     return f"{name} {value:{'.3f' if plain else '.3g'}}"
+
+
+def _own_text(name: str, value: Any) -> str:
+    """`forward 0.0301 s` and `peak_memory 7.62 GiB` for names that end in a unit, else as any metric."""
+    if isinstance(value, int | float) and name.endswith("_bytes"):
+        return f"{name.removesuffix('_bytes')} {value / 2**30:.2f} GiB"
+    if isinstance(value, int | float) and name.endswith("_s") and not name.endswith("_per_s"):
+        return f"{name.removesuffix('_s')} {value:.4f} s"
+    return metric_text(name, value)
 
 
 def rate_text(samples_per_s: float) -> str:

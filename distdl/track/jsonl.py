@@ -4,9 +4,11 @@ A row goes to the file in a single write(), so a worker that is killed leaves at
 reader here ignores. A resumed run first drops the rows past its checkpoint, because it is about to make them again.
 A disk that is full does not stop training: rows wait in memory and are tried again with the next one.
 
-    kind "train", "eval" or "event"; step; epoch (a float); samples; time_s (seconds since the start, over restarts)
+    kind:  "train", "eval", "event" or "system"
+    all:   step, epoch (a float), samples, time_s (seconds since the start, over restarts)
     train: loss, lr, samples_per_s, data_wait_s, step_s      event: event (its name), message
     eval:  set, loss, top1, top5 (fractions; or the task's own metrics), count, and optionally eval_s (seconds it took)
+    system: what the machine does: cpu_percent, job_memory_bytes, gpu0_power_w, ... (see system.py)
 """
 
 import contextlib
@@ -21,8 +23,9 @@ from typing import Any
 
 from distdl.run.folder import write_atomic
 
-KINDS = ("train", "eval", "event")
-NOT_METRICS = frozenset(("kind", "set", "step", "epoch", "samples", "time_s", "count", "eval_s"))
+KINDS = ("train", "eval", "event", "system")
+PLACE = ("step", "epoch", "samples", "time_s")  # where in the run a row stands
+NOT_METRICS = frozenset(("kind", "set", *PLACE, "count", "eval_s"))
 
 Row = Mapping[str, Any]
 
@@ -59,7 +62,7 @@ def scalars(row: Row) -> dict[str, float]:
 
 
 def series(row: Row) -> str:
-    """Which curves a row belongs to: train, event, eval, or eval/dev for an evaluation set that is not called eval."""
+    """Which curves a row belongs to: its kind, or eval/dev for an evaluation set that is not called eval."""
     if row["kind"] == "eval" and row["set"] != "eval":
         return f"eval/{row['set']}"
     return str(row["kind"])

@@ -2,19 +2,23 @@
 
 A run keeps its wandb id, the run folder's, over all its restarts. Rows carry their step as a metric of their own, the
 axis of every curve, because wandb's internal counter must only ever grow and a resumed run goes back to its checkpoint.
-What was sent is noted in <run folder>/wandb/sent-<mode>.json, so that steps made again are not sent again; the rows in
-wandb are then those of the first time. A row lost with its worker stays in metrics.jsonl.
+What was sent is noted in <run folder>/wandb/sent-<mode>.json, and known to the server as <series>/step: steps made
+again are not sent again, and the rows in wandb are those of the first time. A row lost with its worker stays in
+metrics.jsonl; `distdl sync` sends those past the last that wandb has.
 """
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from distdl.config.schema import WandbConfig
 from distdl.run.folder import RunFolder, write_atomic
+from distdl.run.listing import read_json
+from distdl.run.secrets import redact, redact_values
 from distdl.track.background import Background, Say
-from distdl.track.jsonl import Row, scalars, series
+from distdl.track.jsonl import PLACE, Row, scalars, series
 
 INIT_TIMEOUT_S = 60.0
 
@@ -24,48 +28,95 @@ def start(folder: RunFolder, settings: WandbConfig, config: dict[str, Any]) -> B
     run_id = folder.run_id()
 
     def open_sink(say: Say) -> "WandbRun":
-        return WandbRun(folder, run_id, settings, config, say)
+        run = WandbRun(folder, run_id, settings, config)
+        for name, step in run.on_server().items():
+            run.sent[name] = max(step, run.sent.get(name, -1))
+        say(f"wandb: {run.url or f'offline, in {run.directory}'}")
+        return run
 
-    return Background("wandb", open_sink, abandon=_end_service, stall_s=2 * INIT_TIMEOUT_S)
+    return Background("wandb", open_sink, abandon=end_service, stall_s=2 * INIT_TIMEOUT_S)
 
 
 class WandbRun:
-    """One wandb run. Raises whatever wandb raises: ImportError, no API key, no answer within INIT_TIMEOUT_S."""
+    """One wandb run. Raises whatever wandb raises: ImportError, no API key, no answer within INIT_TIMEOUT_S.
 
-    def __init__(self, folder: RunFolder, run_id: str, settings: WandbConfig, config: dict[str, Any], say: Say) -> None:
+    `sent`: the last step of each series that has been sent. `more` goes into wandb.Settings.
+    """
+
+    def __init__(
+        self, folder: RunFolder, run_id: str, settings: WandbConfig, config: dict[str, Any], **more: Any
+    ) -> None:
         import wandb
 
         # silent also keeps wandb from asking for an API key: there is nobody at this thread's keyboard.
-        quiet = wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S)
+        # Its own copies of the git diff, the code and the command would hold what environment.json leaves out.
+        command = " ".join(sys.argv)
+        if redact(command) != command:
+            more["x_disable_meta"] = True
+        quiet = wandb.Settings(
+            silent=True, console="off", init_timeout=INIT_TIMEOUT_S, disable_git=True, disable_code=True, **more
+        )
         wandb.setup(quiet)
         self._wandb = wandb
+        self.directory = Path(settings.dir or folder.path)
+        self.directory.mkdir(parents=True, exist_ok=True)
         self._run: Any = wandb.init(
             id=run_id,
             resume="allow",
             mode=settings.mode,
             project=settings.project,
             entity=settings.entity,
+            group=settings.group,
+            tags=settings.tags or None,  # [] would take those away that were given in the browser
             name=folder.name,
-            dir=str(folder.path),
-            config=config,
+            dir=str(self.directory),
+            config={**redact_values(config), "git": read_json(folder.environment).get("git")},
             settings=quiet,
         )
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
-        self._sent_file = folder.path / "wandb" / f"sent-{settings.mode}.json"
-        self._sent = _read_sent(self._sent_file)
-        say(f"wandb: {self._run.url}" if settings.mode == "online" else f"wandb: offline, in {folder.path / 'wandb'}")
+        self._note = folder.path / "wandb" / f"sent-{settings.mode}.json"
+        self.sent = _read_note(self._note)
+        self._known_series: set[str] = set()
+
+    @property
+    def url(self) -> str | None:
+        return self._run.url
+
+    def on_server(self) -> dict[str, int]:
+        """The last step of each series that wandb has; none of a run that is new there, and offline."""
+        if not self._run.resumed:
+            return {}
+        summary = dict(self._run.summary)
+        return {name.removesuffix("/step"): int(step) for name, step in summary.items() if name.endswith("/step")}
 
     def log(self, rows: list[Row]) -> None:
+        # Noted first: a worker that is killed in between loses rows here, and sends none twice.
+        new = self.take_new(rows)
+        self.note()
+        self.send(new)
+
+    def take_new(self, rows: Iterable[Row]) -> list[Row]:
+        """The rows with numbers that were not sent yet; they count as sent from now on."""
+        new = []
         for row in rows:
-            values: dict[str, Any] = dict(scalars(row))
-            if not values or row["step"] <= self._sent.get(series(row), -1):
-                continue
-            values.update({key: row[key] for key in ("step", "epoch", "samples", "time_s") if key in row})
-            self._run.log(values)
-            self._sent[series(row)] = row["step"]
-        self._sent_file.parent.mkdir(exist_ok=True)
-        write_atomic(self._sent_file, json.dumps(self._sent).encode())
+            if row["step"] > self.sent.get(series(row), -1) and scalars(row):
+                self.sent[series(row)] = row["step"]
+                new.append(row)
+        return new
+
+    def send(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            marker = f"{series(row)}/step"
+            if marker not in self._known_series:
+                self._known_series.add(marker)
+                self._run.define_metric(marker, hidden=True)
+            place = {key: row[key] for key in PLACE if key in row}
+            self._run.log({**scalars(row), **place, marker: row["step"]})
+
+    def note(self) -> None:
+        self._note.parent.mkdir(exist_ok=True)
+        write_atomic(self._note, json.dumps(self.sent).encode())
 
     def close(self, outcome: str) -> None:
         if outcome == "preempted":
@@ -74,15 +125,15 @@ class WandbRun:
         self._wandb.teardown()  # ends wandb's service process
 
 
-def _read_sent(path: Path) -> dict[str, int]:
+def _read_note(path: Path) -> dict[str, int]:
     """The last step sent, by series; none when the file is missing or damaged."""
     try:
-        return {str(name): int(step) for name, step in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return {name: int(step) for name, step in read_json(path).items()}
+    except (ValueError, TypeError):
         return {}
 
 
-def _end_service() -> None:
+def end_service() -> None:
     """Ends wandb's service process after a failure, and takes back wandb's wish to wait for it when Python exits.
 
     That wait has no limit (a run whose server is gone would not end), and wandb has no public way to give up, so this

@@ -22,6 +22,15 @@ TRAIN = {
     "data_wait_s": 0.001,
     "step_s": 0.1,
 }
+MORE = {  # what a row of a real run holds besides
+    "mfu": 0.4123,
+    "forward_s": 0.0301,
+    "backward_s": 0.06,
+    "exchange_s": 0.0042,
+    "update_s": 0.005,
+    "grad_norm": 3.21,
+    "peak_memory_bytes": 8_181_912_371,
+}
 EVAL = {"kind": "eval", "step": 400, "set": "eval", "loss": 0.0341, "top1": 0.989, "top5": 0.9999, "count": 10_000}
 EVENT = {"kind": "event", "step": 400, "event": "checkpoint", "message": "saved in 0.2 s"}
 
@@ -63,6 +72,25 @@ def test_train_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == expected
 
 
+def test_train_line_of_a_full_row_is_still_one_to_read(capsys: pytest.CaptureFixture[str]) -> None:
+    Screen().console.row({**TRAIN, **MORE})
+
+    expected = "loss 2.310 lr 0.80 3,412 samples/s mfu 41% data 1% comm 4% eta --\n"
+    assert capsys.readouterr().out == f"12:03:11 r0 step 400/45000 {expected}"
+
+
+def test_a_worker_that_is_alone_is_not_told_of_communication(capsys: pytest.CaptureFixture[str]) -> None:
+    Screen().console.row({**TRAIN, "exchange_s": 2e-6})
+
+    assert "comm" not in capsys.readouterr().out
+
+
+def test_what_the_machine_does_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    Screen(verbosity=1).console.row({"kind": "system", "step": 400, "cpu_percent": 50.0})
+
+    assert capsys.readouterr().out == ""
+
+
 def test_eval_line(capsys: pytest.CaptureFixture[str]) -> None:
     Screen().console.row({**EVAL, "eval_s": 1.24})
 
@@ -84,13 +112,13 @@ def test_event_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "12:03:11 r0 step 400/45000 checkpoint: saved in 0.2 s\n"
 
 
-@pytest.mark.parametrize("hole", [key for key in TRAIN if key not in ("kind", "step")])
+@pytest.mark.parametrize("hole", [key for key in TRAIN | MORE if key not in ("kind", "step")])
 def test_a_row_with_a_missing_number_or_nan_still_prints(hole: str, capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen(verbosity=1, screen="tty")
 
     for value in (None, float("nan")):
-        screen.console.row({**TRAIN, hole: value})
-    screen.console.row({key: value for key, value in TRAIN.items() if key != hole})
+        screen.console.row({**TRAIN, **MORE, hole: value})
+    screen.console.row({key: value for key, value in (TRAIN | MORE).items() if key != hole})
     screen.console.progress(400, "")
 
     assert capsys.readouterr().out.count("step 400/45000") == 4
@@ -111,9 +139,12 @@ def test_quiet_shows_evaluations_and_warnings_only(capsys: pytest.CaptureFixture
 
 
 def test_verbose_adds_the_epoch_the_step_time_and_numbers_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
-    Screen(verbosity=1).console.row({**TRAIN, "grad_norm": 3.21})
+    Screen(verbosity=1).console.row({**TRAIN, **MORE})
 
-    assert capsys.readouterr().out.endswith("epoch 0.500 step 0.1000 s grad_norm 3.210\n")
+    assert capsys.readouterr().out.endswith(
+        "epoch 0.500 step 0.1000 s forward 0.0301 s backward 0.0600 s update 0.0050 s"
+        " grad_norm 3.210 peak_memory 7.62 GiB\n"
+    )
 
 
 def test_without_a_terminal_there_is_no_live_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,8 @@ def test_a_run_without_metrics_has_no_rows(tmp_path: Path) -> None:
 def test_resuming_drops_the_rows_past_the_checkpoint_and_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     saved = {"kind": "event", "step": 40, "event": "saved"}
-    write_rows(path, train_row(20), train_row(40), eval_row(40), saved, train_row(60), eval_row(60))
+    system = {"kind": "system", "step": 60, "cpu_percent": 50.0}
+    write_rows(path, train_row(20), train_row(40), eval_row(40), saved, train_row(60), eval_row(60), system)
     path.write_bytes(path.read_bytes() + b'{"kind": "tra')
 
     write_rows(path, train_row(60, loss=1.0), resume_step=40)
@@ -173,7 +174,7 @@ def test_a_killed_worker_leaves_whole_rows_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "error", "says"),
     [
-        ({"kind": "trian", "step": 1}, ValueError, "train, eval, event"),
+        ({"kind": "trian", "step": 1}, ValueError, "train, eval, event, system"),
         ({"kind": "train"}, ValueError, "step"),
         ({"kind": "train", "step": np.int64(3)}, ValueError, "step"),
         ({"kind": "eval", "step": 1, "loss": 1.0}, ValueError, "set"),
@@ -199,4 +200,5 @@ def test_names_of_curves_come_from_kind_and_set() -> None:
     assert jsonl.scalars(train_row(1, loss=2, lr=0.1)) == {"train/loss": 2.0, "train/lr": 0.1}
     assert jsonl.scalars(eval_row(1)) == {"eval/loss": 0.5, "eval/top1": 0.9}
     assert jsonl.scalars(eval_row(1, set="dev")) == {"eval/dev/loss": 0.5, "eval/dev/top1": 0.9}
+    assert jsonl.scalars({"kind": "system", "step": 1, "time_s": 2.0, "load_1min": 1}) == {"system/load_1min": 1.0}
     assert jsonl.scalars({"kind": "event", "step": 1, "event": "saved", "size_bytes": 3}) == {}

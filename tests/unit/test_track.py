@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return create_or_reopen(tmp_path / "run", resume=False)
 
 
-def open_tracker(folder: RunFolder, *, resume_step: int | None = None, verbosity: int = 0, **track: Any) -> Tracker:
+def open_tracker(folder: RunFolder, *, resume_step: int | None = None, verbosity: int = 0, **track: Any) -> Any:
     return Tracker.open(
         folder,
         TrackConfig(**track),
@@ -207,6 +207,46 @@ def test_closing_waits_for_a_hanging_tracker_only_so_long() -> None:
     assert 0.1 <= time.monotonic() - started < 2
     assert background.fault is not None and "did not finish" in background.fault
     sink.release.set()
+
+
+class FakeSystem:
+    """Has one sample ready, and then none."""
+
+    def __init__(self, fault: str | None = None) -> None:
+        self.fault = fault
+        self.samples = [{"cpu_percent": 50.0}]
+        self.closed = False
+
+    def take(self) -> dict[str, float]:
+        return self.samples.pop() if self.samples else {}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_what_the_machine_does_is_logged_with_the_next_row_and_at_its_place(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sink, system = FakeSink(), FakeSystem()
+    with open_tracker(folder, system_every=None) as tracker:
+        tracker.system = system
+        tracker.background.append(Background("fake", lambda say: sink))
+        tracker.log(ROW)
+        tracker.log({**ROW, "step": 40})
+
+    expected = {"kind": "system", "step": 20, "epoch": 0.1, "samples": 160, "time_s": 2.0, "cpu_percent": 50.0}
+    assert jsonl.read(folder.metrics) == [ROW, expected, {**ROW, "step": 40}]
+    assert sink.rows == jsonl.read(folder.metrics)
+    assert "cpu" not in capsys.readouterr().out and system.closed
+
+
+def test_system_metrics_that_fail_are_one_warning(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_tracker(folder, verbosity=-1, system_every=None) as tracker:
+        tracker.system = FakeSystem(fault="system metrics are off")
+        tracker.log(ROW)
+        tracker.log({**ROW, "step": 40})
+
+    assert capsys.readouterr().out == "warning: system metrics are off\n"
 
 
 def test_other_ranks_can_make_the_same_calls() -> None:

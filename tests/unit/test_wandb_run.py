@@ -4,62 +4,20 @@ import os
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_wandb import FakeWandb
 
 from distdl.config.schema import WandbConfig
-from distdl.run.folder import RunFolder, create_or_reopen
+from distdl.run.folder import RunFolder, create_or_reopen, write_json
 from distdl.track import wandb_run
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     return create_or_reopen(tmp_path / "lenet5", resume=False)
-
-
-class FakeWandb(types.ModuleType):
-    """Stands for the wandb package; keeps the calls made to it."""
-
-    def __init__(self) -> None:
-        super().__init__("wandb")
-        self.init_arguments: dict[str, Any] = {}
-        self.axes: list[Any] = []
-        self.logged: list[dict[str, Any]] = []
-        self.ended: list[Any] = []
-        self.url = "https://wandb.example/run"
-        self.log_error: Exception | None = None
-        self.init_error: Exception | None = None
-
-    def Settings(self, **settings: Any) -> dict[str, Any]:
-        return settings
-
-    def setup(self, settings: Any = None) -> None: ...
-
-    def init(self, **arguments: Any) -> "FakeWandb":
-        if self.init_error:
-            raise self.init_error
-        self.init_arguments = arguments
-        return self
-
-    def define_metric(self, name: str, step_metric: str | None = None) -> None:
-        self.axes.append((name, step_metric))
-
-    def log(self, values: dict[str, Any]) -> None:
-        if self.log_error:
-            raise self.log_error
-        self.logged.append(values)
-
-    def mark_preempting(self) -> None:
-        self.ended.append("preempting")
-
-    def finish(self, exit_code: int) -> None:
-        self.ended.append(exit_code)
-
-    def teardown(self) -> None:
-        self.ended.append("teardown")
 
 
 @pytest.fixture
@@ -77,9 +35,10 @@ def eval_row(step: int, name: str = "eval") -> dict[str, Any]:
     return {**train_row(step), "kind": "eval", "set": name, "top1": 0.9, "count": 100}
 
 
-def track(folder: RunFolder, *rows: dict[str, Any], outcome: str = "done", mode: Any = "online") -> str | None:
+def track(folder: RunFolder, *rows: dict[str, Any], outcome: str = "done", **settings: Any) -> str | None:
     """One attempt at a run: the rows are sent, the run ends. Returns the fault, if there was one."""
-    background = wandb_run.start(folder, WandbConfig(mode=mode, project="mnist"), {"optim": {"lr": 0.1}})
+    settings = {"mode": "online", "project": "mnist", **settings}
+    background = wandb_run.start(folder, WandbConfig(**settings), {"optim": {"lr": 0.1}, "api_key": "0123"})
     for row in rows:
         background.put(row)
     background.close(outcome, timeout_s=10)
@@ -92,8 +51,40 @@ def test_the_run_has_the_folders_identity_and_its_files_go_there(folder: RunFold
     given = fake.init_arguments
     assert given["id"] == folder.run_id() and given["resume"] == "allow"
     assert given["name"] == "lenet5" and given["dir"] == str(folder.path)
-    assert given["mode"] == "online" and given["project"] == "mnist" and given["config"] == {"optim": {"lr": 0.1}}
     assert given["settings"]["init_timeout"] == wandb_run.INIT_TIMEOUT_S
+
+
+def test_what_the_config_says_is_what_wandb_is_told(folder: RunFolder, fake: FakeWandb, tmp_path: Path) -> None:
+    there = tmp_path / "scratch" / "wandb-files"
+    settings = {"project": "mnist", "entity": "us", "group": "sweep-3", "tags": ["lr", "short"], "mode": "online"}
+
+    track(folder, train_row(10), dir=str(there), **settings)
+
+    given = fake.init_arguments
+    assert {name: given[name] for name in settings} == settings
+    assert given["dir"] == str(there) and there.is_dir()
+    assert (folder.path / "wandb" / "sent-online.json").exists()  # what the run has to know stays in its folder
+
+
+def test_wandb_gets_the_commit_but_no_secret_and_no_copy_of_the_code(folder: RunFolder, fake: FakeWandb) -> None:
+    write_json(folder.environment, {"git": "f00d+changes"})
+
+    track(folder, train_row(10))
+
+    given = fake.init_arguments
+    assert given["config"] == {"optim": {"lr": 0.1}, "api_key": "***", "git": "f00d+changes"}
+    assert given["settings"]["disable_git"] and given["settings"]["disable_code"]
+
+
+@pytest.mark.parametrize(("word", "is_kept_back"), [("optim.lr=0.1", False), ("model.args.token=abc", True)])
+def test_a_command_with_a_secret_in_it_is_not_shown(
+    folder: RunFolder, fake: FakeWandb, monkeypatch: pytest.MonkeyPatch, word: str, is_kept_back: bool
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["distdl", "train", "a.yaml", word])
+
+    track(folder, train_row(10))
+
+    assert fake.init_arguments["settings"].get("x_disable_meta", False) == is_kept_back
 
 
 def test_numbers_are_drawn_over_the_step_which_is_a_number_of_its_own(folder: RunFolder, fake: FakeWandb) -> None:
@@ -103,7 +94,11 @@ def test_numbers_are_drawn_over_the_step_which_is_a_number_of_its_own(folder: Ru
 
     assert ("*", "step") in fake.axes
     place = {"step": 10, "epoch": 1.0, "samples": 80, "time_s": 10.0}
-    assert fake.logged == [{"train/loss": 2.0, **place}, {"eval/dev/loss": 1.0, "eval/dev/top1": 0.9, **place}]
+    assert fake.logged == [
+        {"train/loss": 2.0, "train/step": 10, **place},
+        {"eval/dev/loss": 1.0, "eval/dev/top1": 0.9, "eval/dev/step": 10, **place},
+    ]
+    assert fake.hidden == ["train/step", "eval/dev/step"]  # for wandb to remember, not to draw
 
 
 def test_steps_made_again_after_a_restart_are_not_sent_again(folder: RunFolder, fake: FakeWandb) -> None:
@@ -113,6 +108,28 @@ def test_steps_made_again_after_a_restart_are_not_sent_again(folder: RunFolder, 
 
     sent = [("eval" if "eval/top1" in row else "train", row["step"]) for row in fake.logged]
     assert sent == [("train", 10), ("eval", 10), ("train", 20), ("train", 30), ("eval", 20), ("train", 40)]
+
+
+def test_steps_that_the_server_has_are_not_sent_again_though_nothing_was_noted(
+    folder: RunFolder, fake: FakeWandb
+) -> None:
+    track(folder, train_row(10), eval_row(10), train_row(20))
+    (folder.path / "wandb" / "sent-online.json").unlink()
+    fake.resumed = True
+
+    track(folder, train_row(20), eval_row(20), train_row(30))
+
+    assert [row["step"] for row in fake.logged] == [10, 10, 20, 20, 30]
+
+
+def test_a_worker_that_is_killed_while_it_sends_does_not_send_twice(folder: RunFolder, fake: FakeWandb) -> None:
+    fake.log_error = ConnectionError("the end of the process")  # some of it may have arrived
+    track(folder, train_row(10), outcome="failed")
+    fake.log_error = None
+
+    track(folder, train_row(10), train_row(20))
+
+    assert [row["step"] for row in fake.logged] == [20]
 
 
 def test_what_was_written_offline_does_not_count_as_sent_online(folder: RunFolder, fake: FakeWandb) -> None:

@@ -1,0 +1,41 @@
+"""The first training batch as the network sees it, in epoch 0 and again in epoch 1: what the transforms make of it.
+
+Augmentation is keyed by (seed, epoch, sample), so these are the very images of the run, up to normalisation, which is
+done on the device.
+"""
+
+from contextlib import closing
+from dataclasses import dataclass
+
+from distdl import registry
+from distdl.comm.world import WorldInfo
+from distdl.data.image import Pixels
+from distdl.data.order import Rows
+from distdl.trainer.loaders import LoaderFactory, build_plan, open_dataset
+from distdl.trainer.trained import Trained
+
+N_SAMPLES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    sample_id: int
+    images: list[Pixels]  # in epoch 0, in epoch 1
+
+
+def first_batch(trained: Trained) -> list[Seen]:
+    """The first samples of the run's first batch. Raises UserError where the data can't be had."""
+    config, split = trained.config, trained.config.data.train
+    with registry.using(trained.own_code):
+        dataset = open_dataset(split, "data.train")
+        plan = build_plan(config, dataset)
+        make = LoaderFactory(config, WorldInfo(), trained.device, trained.model, trained.task)
+        loader = make(split, "data.train", dataset, plan)
+    batch = plan.step_rows(0, config.train.global_batch)
+    few = slice(N_SAMPLES)
+    epochs = [
+        Rows(batch.sample_id[few], epoch + batch.epoch[few], batch.offset[few], batch.valid[few]) for epoch in (0, 1)
+    ]
+    with closing(loader):
+        first, second = (each.tensors["image"].numpy() for each in loader.stream(epochs))
+    return [Seen(int(sample), [one, other]) for sample, one, other in zip(batch.sample_id, first, second)]

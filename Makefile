@@ -1,6 +1,7 @@
 # make train   a network learns handwritten digits on two workers, in about a minute
 # make test    the whole test suite       make check   format, lint, types, unit tests
 # make matrix  the long grids, by hand    make bench   the benchmarks, by hand
+# make docs    docs/config-keys.md        make bench-peers   distdl's step beside other frameworks', by hand
 
 # PyTorch to install. The default takes the newest build that your pip finds (on Linux from PyPI: CUDA). For another one:
 #   make train TORCH='torch==2.13.0 --index-url URL-FROM-PYTORCH.ORG'
@@ -10,7 +11,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: train test check format unit matrix bench clean
+.PHONY: train test check format matrix bench bench-peers docs clean
 
 train: $(VENV)/.train data/digits
 	$(BIN)/distdl train configs/digits/lenet5.yaml --nproc 2 --name digits --resume
@@ -34,18 +35,30 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.test
+docs: $(VENV)/.test
+	$(BIN)/python -m distdl.config.document > docs/config-keys.md
+
+bench-peers: $(VENV)/.test .venv-peers/.installed
 	$(BIN)/python benchmarks/step_overhead.py
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/step_overhead.py --frameworks ''
 	$(BIN)/python benchmarks/startup.py
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-peers
 
 # torch comes first and alone, so that nothing else decides which build is installed.
 $(VENV)/.torch:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(TORCH)
+	@touch $@
+
+# Other frameworks, with the PyTorch that their constraints pin: none of them may bring its own.
+.venv-peers/.installed: benchmarks/peers/requirements.txt benchmarks/peers/constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	PIP_CONSTRAINT=benchmarks/peers/constraints.txt .venv-peers/bin/python -m pip install --quiet $(TORCH) -r $<
 	@touch $@
 
 $(VENV)/.train: $(VENV)/.torch pyproject.toml

@@ -1,171 +1,181 @@
-"""What distdl's step costs over a bare PyTorch loop of the same network: LeNet-5, batch 64, CPU, one process.
+"""What a framework's step costs over a bare PyTorch loop of the same network, on CPUs, with 1 and 2 workers.
 
-    python benchmarks/step_overhead.py [--rounds 60] [--steps 50]
+    make bench-peers                                       everything below, about 12 minutes on 2 cores
+    python benchmarks/step_overhead.py [--networks lenet5,resnet18] [--workers 1,2] [--rounds N] [--peers .venv-peers]
 
-Both loops train on the same batches in memory (uint8, 1x32x32) with the same optimiser settings, and alternate in
-rounds within one run, so that whatever else the machine does hits both. The bare loop is what a person would write:
-normalise, zero_grad, forward, cross-entropy, backward, step. Ours is the whole loop as it trains: sample plan, seeding,
-learning rate, masks, exact sums, meter, votes, what is due, progress. Reported: the median over the rounds of the ratio
-of adjacent rounds, with a 95 % interval from the bootstrap. The bound is 1.0.
+LeNet-5 with 64 rows and ResNet-18 with 16 rows of 64x64; contenders.py has the loops. Each framework lives in processes
+of its own, one a worker and one thread each, and trains only when it is its turn; in every round each has one, in an
+order that changes. Reported: the median over the rounds of the ratio to the bare loop's time in the same round, with
+its 95 % interval from the bootstrap. The bound is 1.0. With 2 workers the bare loop has DistributedDataParallel.
+
+Without an environment of peers only distdl is compared.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import random
+import socket
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch.nn import functional
+from contenders import CASES
 
-from distdl import models
-from distdl.comm.world import WorldInfo
-from distdl.config.schema import Config, TrainConfig
-from distdl.data.engine import HostBatch
-from distdl.data.order import Plan
-from distdl.data.transforms import Normalise
-from distdl.tasks.classify import Classify
-from distdl.track import NullTracker
-from distdl.trainer import engines, loop, schedule, setup
-from distdl.trainer.setup import Run
-from distdl.trainer.signals import StopRequests
-from distdl.trainer.state import TrainState
+from distdl.bench.ratio import ratio
 
-BATCH = 64
-MEAN, STD = 0.1307, 0.3081
+HERE = Path(__file__).resolve().parent
+PEERS = ("lightning", "fabric", "accelerate", "hf_trainer")
+SHOWN = {"distdl": "distdl", "lightning": "Lightning", "fabric": "Fabric", "accelerate": "Accelerate"}
+SHOWN |= {"hf_trainer": "Hugging Face Trainer"}
+ROUNDS = {"lenet5": 60, "resnet18": 30}
+WARM_UP = 3  # rounds
 
 
-class MemoryLoader:
-    """Batches that are there already."""
+class Contender:
+    """The processes of one framework. A turn is one round of steps; between turns they wait for a line."""
 
-    normalise = Normalise(mean=[MEAN], std=[STD])
+    def __init__(self, framework: str, network: str, n_workers: int, python: Path) -> None:
+        self.framework = framework
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the processes
+        self._workers: list[subprocess.Popen[str]] = []
+        self._replies = []
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        for rank in range(n_workers):
+            reading, writing = os.pipe()
+            environment = {
+                **os.environ,
+                "PYTHONPATH": str(HERE.parent),
+                "OMP_NUM_THREADS": "1",
+                "REPLY_DESCRIPTOR": str(writing),
+                **(_distributed(rank, n_workers, port) if n_workers > 1 else {}),
+            }
+            command = [str(python), str(HERE / "contenders.py"), framework, network]
+            self._workers.append(
+                subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=self._log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(writing,),
+                    text=True,
+                )
+            )
+            os.close(writing)
+            self._replies.append(os.fdopen(reading))
+        self._wait()  # until all are set up
 
-    def __init__(self, batches):
-        self.batches = batches
+    def turn(self) -> float:
+        """Seconds of the slowest worker."""
+        for worker in self._workers:
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        return self._wait()
 
-    def stream(self, rows):
-        for _, batch in zip(rows, self.batches):
-            yield HostBatch(batch, n_valid=BATCH, n_bad=0, wait_s=0.0)
+    def _wait(self) -> float:
+        lines = [replies.readline() for replies in self._replies]
+        if not all(lines):
+            self._log.seek(0)
+            sys.exit(f"{self.framework} ended:\n{self._log.read()[-3000:]}")
+        return max(map(float, lines))
 
-
-class NoCheckpoints:
-    def save(self, *arguments, **options):
-        pass
-
-
-def make_batches(n):
-    generator = torch.Generator().manual_seed(0)
-    return [
-        {
-            "image": torch.randint(0, 256, (BATCH, 32, 32, 1), dtype=torch.uint8, generator=generator),
-            "label": torch.randint(0, 10, (BATCH,), generator=generator),
-            "valid": torch.ones(BATCH),
-            "sample_id": torch.arange(BATCH),
-        }
-        for _ in range(n)
-    ]
-
-
-def make_ours(batches):
-    config = Config.model_validate(
-        {
-            "model": {"name": "lenet5"},
-            "data": {"train": {"shards": "-"}},
-            "train": {"global_batch": BATCH, "steps": 10**9, "log_every": 50, "eval_every": None},
-            "optim": {"name": "sgd", "lr": 0.01, "momentum": 0.9},
-            "checkpoint": {"every": 10**8},
-        }
-    )
-    torch.manual_seed(0)
-    engine = engines.build(config, models.build("lenet5", {}))
-    plan = Plan(np.array([BATCH * len(batches)]), seed=0, global_batch=BATCH)
-    run = Run(
-        config=config,
-        world=WorldInfo(),
-        device=torch.device("cpu"),
-        task=Classify(),
-        engine=engine,
-        ema=None,
-        plan=plan,
-        lr=schedule.build(config.schedule, config.optim.lr, 100.0),
-        train_loader=MemoryLoader(batches),
-        eval_loaders={},
-        state=TrainState(),
-        end=0,
-        description={},
-    )
-
-    def ours(n_steps):
-        run.end = run.state.position + n_steps * BATCH
-        loop.fit(run, NullTracker(), NoCheckpoints(), StopRequests())
-
-    return ours
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+            worker.communicate()
+        self._log.close()
 
 
-def make_bare(batches):
-    torch.manual_seed(0)
-    network = models.build("lenet5", {})
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-
-    def bare(n_steps):
-        for batch in batches[:n_steps]:
-            image = batch["image"].permute(0, 3, 1, 2).float().div_(255).sub_(MEAN).div_(STD)
-            optimiser.zero_grad()
-            loss = functional.cross_entropy(network(image), batch["label"])
-            loss.backward()
-            optimiser.step()
-
-    return bare
-
-
-def seconds(function, n_steps):
-    began = time.perf_counter()
-    function(n_steps)
-    return time.perf_counter() - began
-
-
-def interval(values, draws=2000):
-    """95 % bootstrap interval of the median."""
-    draw = random.Random(0)
-    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(draws))
-    return medians[int(0.025 * draws)], medians[int(0.975 * draws)]
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    config = TrainConfig(global_batch=BATCH, steps=1, threads=arguments.threads)
-    setup.set_threads_and_kernels(config, WorldInfo())
-    batches = make_batches(arguments.steps)
-    bare, ours = make_bare(batches), make_ours(batches)
-    for function in (bare, ours, bare, ours):
-        function(arguments.steps)
-    times = {"bare": [], "ours": []}
-    for number in range(arguments.rounds):
-        pair = [("bare", bare), ("ours", ours)]
-        for name, function in pair if number % 2 else pair[::-1]:
-            times[name].append(seconds(function, arguments.steps))
-    ratios = [a / b for a, b in zip(times["ours"], times["bare"])]
-    low, high = interval(ratios)
-    result = {
-        "bare_ms_per_step": 1e3 * statistics.median(times["bare"]) / arguments.steps,
-        "ours_ms_per_step": 1e3 * statistics.median(times["ours"]) / arguments.steps,
-        "ratio": statistics.median(ratios),
-        "interval_95": [low, high],
-        "bound": 1.0,
-        "rounds": arguments.rounds,
-        "steps_per_round": arguments.steps,
-        "threads": arguments.threads,
-        "torch": torch.__version__,
+def _distributed(rank: int, n_workers: int, port: int) -> dict[str, str]:
+    """What torchrun would say."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(n_workers),
+        "LOCAL_WORLD_SIZE": str(n_workers),
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "bench",
+        "GLOO_SOCKET_IFNAME": "lo",
     }
-    print(json.dumps(result, indent=2))
-    raw = Path(__file__).parent / "results" / f"step_overhead-{arguments.threads}-threads.json"
-    raw.write_text(json.dumps({**result, "seconds": times}) + "\n")
+
+
+def compare(frameworks: dict[str, Path], network: str, n_workers: int, n_rounds: int) -> dict:
+    """`frameworks`: the interpreter of each."""
+    draw, seconds = random.Random(0), {name: [] for name in frameworks}
+    with contextlib.ExitStack() as closing:
+        contenders = []
+        for name, python in frameworks.items():
+            contenders.append(Contender(name, network, n_workers, python))
+            closing.callback(contenders[-1].close)
+        for number in range(WARM_UP + n_rounds):
+            for contender in draw.sample(contenders, len(contenders)):
+                taken = contender.turn()
+                if number >= WARM_UP:
+                    seconds[contender.framework].append(taken)
+    steps = CASES[network].steps_per_round
+    return {
+        "network": network,
+        "workers": n_workers,
+        "global_batch": CASES[network].global_batch,
+        "steps_per_round": steps,
+        "rounds": n_rounds,
+        "bound": 1.0,
+        "ms_per_step": {name: 1e3 * statistics.median(times) / steps for name, times in seconds.items()},
+        "ratio": {name: ratio(times, seconds["bare"]) for name, times in seconds.items() if name != "bare"},
+        "seconds": seconds,
+    }
+
+
+def markdown(results: list[dict]) -> str:
+    """The README's table: a row per framework."""
+    heads = [f"{each['network']}, {each['workers']} worker{'s' * (each['workers'] > 1)}" for each in results]
+    lines = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+    lines.append("| bare loop | " + " | ".join(f"{each['ms_per_step']['bare']:.2f} ms" for each in results) + " |")
+    for name in results[0]["ratio"]:
+        cells = ["{:.3f} ({:.3f} to {:.3f})".format(*each["ratio"][name]) for each in results]
+        lines.append(f"| {SHOWN[name]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", default=",".join(CASES))
+    parser.add_argument("--workers", default="1,2")
+    parser.add_argument("--rounds", type=int, help="(default: 60 of LeNet-5, 30 of ResNet-18)")
+    parser.add_argument("--peers", type=Path, default=HERE.parent / ".venv-peers", help="environment of the peers")
+    parser.add_argument("--frameworks", default=",".join(PEERS), help="peers to compare, besides distdl")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "step_overhead.json", help="raw times")
+    arguments = parser.parse_args()
+    python = arguments.peers / "bin" / "python"
+    peers = [name for name in PEERS if name in arguments.frameworks.split(",")] if python.exists() else []
+    frameworks = {"bare": Path(sys.executable), "distdl": Path(sys.executable)} | dict.fromkeys(peers, python)
+    versions = {"torch": torch.__version__, **(peer_versions(python) if peers else {})}
+    results, began = [], time.monotonic()
+    for network in arguments.networks.split(","):
+        for n_workers in map(int, arguments.workers.split(",")):
+            results.append(compare(frameworks, network, n_workers, arguments.rounds or ROUNDS[network]))
+            print(json.dumps({key: value for key, value in results[-1].items() if key != "seconds"}), flush=True)
+    print(f"\n{markdown(results)}\n\n{time.monotonic() - began:.0f} s, {versions}")
+    arguments.out.write_text(json.dumps({"versions": versions, "results": results}) + "\n")
+
+
+def peer_versions(python: Path) -> dict[str, str]:
+    """Of the peers. Their PyTorch has to be ours: another one has other kernels."""
+    source = "import json, torch; from importlib.metadata import version as v; names = ['lightning', 'accelerate', "
+    source += "'transformers']; print(json.dumps({'torch': torch.__version__, **{n: v(n) for n in names}}))"
+    found = json.loads(subprocess.run([python, "-c", source], capture_output=True, text=True, check=True).stdout)
+    if found.pop("torch") != torch.__version__:
+        sys.exit(f"{python} has another PyTorch than this environment")
+    return found
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ Arguments = argparse.Namespace
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
+    if getattr(arguments, "trust_plugins", False):
+        os.environ["DISTDL_TRUST_PLUGINS"] = "1"  # see distdl.run.trust; the workers inherit it
     try:
         return arguments.command(arguments)
     except UserError as error:
@@ -42,8 +44,10 @@ def train(arguments: Arguments) -> int:
     from distdl.comm.world import WorldInfo, detect
     from distdl.config import load
     from distdl.launch import worker
+    from distdl.run import trust
     from distdl.run.folder import RunFolder, runs_root
     from distdl.run.open import open_run
+    from distdl.trainer.profile import Profile
 
     worker.tie_to_supervisor()
     world = detect()
@@ -54,7 +58,10 @@ def train(arguments: Arguments) -> int:
         raise UserError("whose weights?", where="command line --weights-only", fix="Add --from RUN.")
     if arguments.max_restarts < 0:
         raise UserError(f"{arguments.max_restarts} is less than none", where="command line --max-restarts")
+    if arguments.profile:
+        Profile.parse(arguments.profile)
     config = load(arguments.config, _overrides(arguments)).config
+    trust.check_file(arguments.config, config)
     path = runs_root() / _run_name(arguments)
     if world is not None:
         return _work(arguments, config, world, path, None, None)
@@ -84,6 +91,7 @@ def train(arguments: Arguments) -> int:
 
 
 def _work(arguments: Arguments, config: Any, world: Any, path: Path, opened: Any, fence: int | None) -> int:
+    from distdl.trainer.profile import Profile
     from distdl.trainer.worker import Launch, run_worker
 
     screen = os.environ.get("DISTDL_SCREEN") or ("tty" if sys.stdout.isatty() and world.world_size == 1 else "plain")
@@ -97,6 +105,7 @@ def _work(arguments: Arguments, config: Any, world: Any, path: Path, opened: Any
         start_from=arguments.start_from,
         weights_only=arguments.weights_only,
         check=arguments.check,
+        profile=Profile.parse(arguments.profile) if arguments.profile else None,
     )
     return run_worker(config, launch, world)
 
@@ -136,6 +145,8 @@ def _worker_arguments(arguments: Arguments) -> list[str]:
     """The command line of a worker: the run folder's config holds the rest."""
     flags = ["-v"] * arguments.verbose + ["-q"] * arguments.quiet
     flags += ["--resume"] * arguments.resume + ["--check"] * arguments.check
+    if arguments.profile:
+        flags += ["--profile", arguments.profile]
     if arguments.start_from:
         flags += ["--from", arguments.start_from] + ["--weights-only"] * arguments.weights_only
     return ["train", str(arguments.config), *flags]
@@ -158,15 +169,10 @@ def evaluate(arguments: Arguments) -> int:
     return EXIT_DONE
 
 
-def runs(arguments: Arguments) -> int:
-    from distdl.run.listing import format_runs, list_runs
+def sync(arguments: Arguments) -> int:
+    from distdl.track.sync import run
 
-    found = list_runs()
-    if arguments.json:
-        _print_json(found)
-    else:
-        print(format_runs(found))
-    return EXIT_DONE
+    return run(arguments)
 
 
 def hash_(arguments: Arguments) -> int:
@@ -175,6 +181,21 @@ def hash_(arguments: Arguments) -> int:
 
     checkpoint = at_step(find(arguments.run), arguments.step, only="model/", warn=_warn)
     print(f"{weights_hash(checkpoint)}  {arguments.run}@{checkpoint.step}")
+    return EXIT_DONE
+
+
+def average(arguments: Arguments) -> int:
+    from distdl.trainer.average import average as average_run
+
+    try:
+        steps = [int(step) for step in arguments.steps.split(",")] if arguments.steps else []
+        n_samples = None if arguments.bn_samples == "all" else int(arguments.bn_samples)
+    except ValueError as error:
+        raise UserError(f"not a whole number ({error})", where="command line --steps, --bn-samples") from None
+    rows = average_run(
+        arguments.run, last=arguments.last, steps=steps, out=arguments.out, bn_samples=n_samples, warn=_warn
+    )
+    _print_json(rows)
     return EXIT_DONE
 
 
@@ -227,6 +248,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_train(commands)
     _add_data(commands)
+    _add_bench(commands)
 
     command = _add(commands, "config", None, "look at a config")
     show = _add(command.add_subparsers(metavar="COMMAND", required=True), "show", config_show, "the resolved config")
@@ -242,13 +264,40 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("overrides", nargs="*", metavar="a.b=c", help="change a key of the config")
     command.add_argument("--step", help="the checkpoint of this step, or 'best' (default: the newest)")
     command.add_argument("--weights", type=Path, metavar="FILE", help="safetensors file of the weights")
+    _trust_plugins(command)
 
-    command = _add(commands, "runs", runs, "the runs here, their state and last metrics")
-    command.add_argument("--json", action="store_true", help="for programs")
+    command = _add(commands, "average", average, "the mean of a run's last checkpoints, as one file of weights")
+    command.add_argument("run", metavar="RUN", help="run folder or name")
+    command.add_argument("--last", type=int, metavar="K", help="of the K newest checkpoints")
+    command.add_argument("--steps", metavar="A,B,...", help="of the checkpoints of these steps")
+    command.add_argument("--out", type=Path, metavar="FILE", help="default: averaged-last-K.safetensors in the run")
+    command.add_argument(
+        "--bn-samples",
+        default="10000",
+        metavar="N|all",
+        help="training samples from which batch norm's statistics are estimated anew (default: 10000)",
+    )
+    _trust_plugins(command)
+
+    from distdl.run import listing
+
+    listing.add_arguments(_add(commands, "runs", listing.run, "the runs here, their state and last metrics"))
+
+    command = _add(commands, "sync", sync, "send the metrics of runs to wandb, as far as it lacks them; repeatable")
+    command.add_argument("runs", nargs="+", metavar="RUN", help="run folder or name")
+    command.add_argument("--project", metavar="P", help="instead of track.wandb.project")
+    command.add_argument("--entity", metavar="E", help="instead of track.wandb.entity")
+    command.add_argument("--mode", choices=("online", "offline"), default="online", help="offline: into files here")
 
     command = _add(commands, "hash", hash_, "SHA-256 of a run's weights and buffers: are two runs the same?")
     command.add_argument("run", metavar="RUN", help="run folder or name")
     command.add_argument("--step", help="the checkpoint of this step, or 'best' (default: the newest)")
+
+    from distdl.report import commands as reporting
+
+    command = _add(commands, "report", reporting.report, "one HTML file about a run, or about several side by side")
+    reporting.add_arguments(command)
+    _trust_plugins(command)
     return top
 
 
@@ -262,9 +311,11 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--from", dest="start_from", metavar="RUN[@STEP]", help="start from another run's checkpoint")
     command.add_argument("--weights-only", action="store_true", help="with --from: take the weights, start at step 0")
     command.add_argument("--check", action="store_true", help="build all, try one step, evaluation and save, and stop")
+    command.add_argument("--profile", metavar="A:B", help="trace steps A to B-1 of this launch, such as 10:13")
     command.add_argument(
         "--max-restarts", type=int, default=0, metavar="N", help="restart failed workers up to N times"
     )
+    _trust_plugins(command)
     command.add_argument("-v", "--verbose", action="count", default=0, help="more on the screen")
     command.add_argument("-q", "--quiet", action="count", default=0, help="evaluations, warnings and the end only")
 
@@ -274,6 +325,17 @@ def _add_data(commands: Any) -> None:
     from distdl.data.commands import add_arguments  # knows the kinds of source; numpy comes only with the commands
 
     add_arguments(lambda name, run, text: _add(data, name, run, text))
+
+
+def _add_bench(commands: Any) -> None:
+    bench = _add(commands, "bench", None, "measure speed").add_subparsers(metavar="COMMAND", required=True)
+    from distdl.bench.commands import add_arguments
+
+    add_arguments(lambda name, run, text: _add(bench, name, run, text))
+
+
+def _trust_plugins(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--trust-plugins", action="store_true", help="execute the code that a stranger's run brings")
 
 
 def _config_and_overrides(command: argparse.ArgumentParser) -> None:

@@ -127,7 +127,7 @@ class SplitConfig(Section):
         [], "applied in order: resize, center_crop, random_crop, flip, pad, normalise, ..."
     )
     image: str | None = key(None, "component that holds the image (default: the first known image extension)")
-    label: str = key("cls", "component that holds the label, an integer as text")
+    label: str = key("cls", "component that holds the label, as text that the task reads: a class number")
     index: str | None = key(None, "folder for the index files where the shards' own folder is read-only", free=True)
 
     @field_validator("dataset")  # not of the model, which is checked only once every key is right by itself

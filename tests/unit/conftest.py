@@ -2,6 +2,9 @@
 
 import pytest
 import tiny
+import torch
+
+torch.set_num_threads(1)  # networks of this size only lose by more
 
 
 @pytest.fixture(scope="session")

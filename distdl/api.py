@@ -193,9 +193,8 @@ def batches(
     name of an evaluation split ("eval" if there is one), whole and in its own order. Raises UserError.
     """
     import torch
-    from torch import nn
 
-    from distdl import plugins, registry
+    from distdl import models, plugins, registry
     from distdl.comm.world import WorldInfo
     from distdl.data.order import sequential_rows
     from distdl.trainer import setup
@@ -210,8 +209,9 @@ def batches(
     if split not in splits:
         raise UserError(f"the config has no split '{split}'{did_you_mean(split, splits)}", where="data")
     with registry.using(plugins.load(plugins.read(settings.plugins))):
-        task = setup.build_task(settings)
-        make = LoaderFactory(settings, WorldInfo(), torch.device("cpu"), nn.Identity(), task)
+        with torch.random.fork_rng(devices=[]):  # the caller's draws stay as they were
+            model = models.build(settings.model.name, settings.model.args)  # its outputs say how labels are read
+        make = LoaderFactory(settings, WorldInfo(), torch.device("cpu"), model, setup.build_task(settings))
         dataset = open_dataset(splits[split], f"data.{where}")
         plan = build_plan(settings, dataset) if split == "train" else None
         loader = make(splits[split], f"data.{where}", dataset, plan)

@@ -8,7 +8,7 @@ mean. Where rows were masked it is corrected by global_batch / valid rows, which
 import contextlib
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn

@@ -4,6 +4,7 @@
 an event in its stream, which costs a microsecond and no wait, and is read when a line is logged.
 """
 
+import itertools
 import time
 from typing import Protocol
 
@@ -90,7 +91,7 @@ class DevicePhases:
             return {}
         events[-1][1].synchronize()
         seconds = dict.fromkeys(NAMES, 0.0)
-        for (name, event), (_, following) in zip(events, events[1:]):
+        for (name, event), (_, following) in itertools.pairwise(events):
             if name is not None:
                 seconds[name] += event.elapsed_time(following) / 1000
         n_steps = sum(name is None for name, _ in events)

@@ -3,10 +3,12 @@
 A config names one as `faulty:lenet5`; the environment variable FAULT says as JSON what happens:
 {"rank": 1, "where": "train", "nth": 5, "kill": "self", "once": "/path"}. `where` is train or eval (the nth forward of
 that kind), or fsync, rename or replaced (the nth such call of the thread that saves; "renamed": just after it).
-`kill`: self, rank0, supervisor or all. `once`: a file that is made before, so that it happens only once.
+`kill`: self, rank0, supervisor or all; or nan, which kills nobody and spoils the input. `once`: a file that is made
+before, so that it happens only once.
 """
 
 import json
+import math
 import os
 import signal
 import threading
@@ -41,9 +43,16 @@ def _arm(network, fault, pids):
         _calls[where] = _calls.get(where, 0) + 1
         if where == fault["where"] and _calls[where] == fault["nth"]:
             Path(fault["once"]).touch()
+            if fault["kill"] == "nan":
+                return True
             _strike(fault["kill"], pids)
+        return False
 
-    network.register_forward_pre_hook(lambda module, inputs: reached("train" if module.training else "eval"))
+    def before_forward(module, inputs):
+        spoils = reached("train" if module.training else "eval")
+        return (inputs[0] * math.nan,) if spoils else None
+
+    network.register_forward_pre_hook(before_forward)
     real_fsync, real_rename = os.fsync, os.rename
 
     def fsync(descriptor):

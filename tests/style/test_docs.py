@@ -61,3 +61,12 @@ def test_commands_are_ones_that_the_command_line_takes(page):
 
 def test_the_list_of_keys_is_up_to_date():
     assert (ROOT / "docs" / "config-keys.md").read_text() == document(), "run `make docs`"
+
+
+def test_the_code_that_the_readme_shows_is_that_of_the_example():
+    blocks = {text for _, text in _FENCE.findall((ROOT / "README.md").read_text())}
+    example = ROOT / "examples" / "own_code"
+    config = [line for line in (example / "own_code.yaml").read_text().splitlines(True) if not line.startswith("#")]
+
+    assert (example / "my.py").read_text() in blocks
+    assert "".join(config) in blocks

@@ -11,7 +11,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: train test check format matrix bench bench-peers docs clean
+.PHONY: train test browser check format matrix bench bench-peers docs clean
 
 train: $(VENV)/.train data/digits
 	$(BIN)/distdl train configs/digits/lenet5.yaml --nproc 2 --name digits --resume
@@ -19,8 +19,15 @@ train: $(VENV)/.train data/digits
 data/digits: | $(VENV)/.train
 	$(BIN)/distdl data pack digits $@
 
-test: $(VENV)/.test
+test: $(VENV)/.test browser
 	$(BIN)/python -m pytest
+
+# For the tests that open a report. Without it they are skipped.
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null && exit 0; \
+	fi; echo "no Chromium here"
 
 matrix: $(VENV)/.test
 	$(BIN)/python -m pytest --matrix
@@ -43,6 +50,7 @@ bench-peers: $(VENV)/.test .venv-peers/.installed
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/step_overhead.py --frameworks ''
+	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/startup.py
 
 clean:

@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from distdl.config import Config, load
 from distdl.config.layout import flow
 from distdl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError, did_you_mean
-from distdl.run import trust
+from distdl.run import failures, trust
 from distdl.run.folder import RunFolder, find, runs_root
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def train(
         command = [sys.executable, "-m", "distdl", "train", str(path), *changes, *flags, *arguments]
         exit_code, last_lines = _run(command)
     if exit_code == EXIT_USER_ERROR:
-        raise UserError("".join(last_lines).rpartition("error: ")[2].rstrip())
+        raise UserError(_mistake(RunFolder(runs_root() / name), "".join(last_lines)))
     if exit_code not in _OUTCOMES:
         raise TrainingFailed(name, exit_code, last_lines)
     folder = RunFolder(runs_root() / name)
@@ -109,6 +110,14 @@ def train(
     with contextlib.suppress(OSError, ValueError):  # stopped before there was anything to write
         final = json.loads(folder.final.read_text())
     return Result(name=name, folder=folder.path, outcome=_OUTCOMES[exit_code], exit_code=exit_code, final=final)
+
+
+def _mistake(folder: RunFolder, output: str) -> str:
+    """What the user did wrong: said after "error: ", or by a worker that left a record of it."""
+    if match := re.search(r"(?ms)^error: (.*)", output):
+        return match[1].rstrip()
+    cause = failures.first_cause(failures.read_all(folder, attempt=0))  # a mistake is not tried again
+    return cause.message if cause else output.rstrip()
 
 
 def _run(command: Sequence[str]) -> tuple[int, list[str]]:
@@ -206,6 +215,8 @@ def batches(
         trust.check_file(path, settings, trust_plugins)
     where = split if split == "train" else f"eval.{split}" if split != "eval" else "eval"
     splits = {**settings.data.eval_sets, "train": settings.data.train}
+    if not 0 <= rank < world_size:
+        raise UserError(f"there is no rank {rank} of {world_size} workers", where="distdl.batches")
     if split not in splits:
         raise UserError(f"the config has no split '{split}'{did_you_mean(split, splits)}", where="data")
     with registry.using(plugins.load(plugins.read(settings.plugins))):
@@ -221,10 +232,14 @@ def batches(
     else:
         n_samples, n_rows = loader.dataset.n_samples, settings.train.eval_batch
         rows = (sequential_rows(n_samples, i, n_rows) for i in range(rank, -(-n_samples // n_rows), world_size))
-    with contextlib.closing(loader), contextlib.closing(loader.stream(rows)) as stream:
-        for host in stream:
-            batch = to_device(host.tensors, loader, torch.device(device), settings.train)
-            yield {**batch, "sample_id": host.tensors["sample_id"]}
+
+    def stream() -> Iterator[dict[str, "Tensor"]]:
+        with contextlib.closing(loader), contextlib.closing(loader.stream(rows)) as hosts:
+            for host in hosts:
+                batch = to_device(host.tensors, loader, torch.device(device), settings.train)
+                yield {**batch, "sample_id": host.tensors["sample_id"]}
+
+    return stream()
 
 
 # --- configs ---

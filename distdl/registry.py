@@ -148,6 +148,8 @@ def resolve(name: str, table: Mapping[str, str], kind: str) -> Callable[..., Any
         module_name, _, attribute = table.get(check_name(name, table, kind), name).partition(":")
     except ValueError as error:
         raise UserError(str(error)) from None
+    if module_name.startswith("."):
+        raise UserError(f"{kind} '{name}': a module is named in full", fix="Such as package.module:attribute.")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -158,12 +160,18 @@ def resolve(name: str, table: Mapping[str, str], kind: str) -> Callable[..., Any
         ) from error
     if not hasattr(module, attribute):
         raise UserError(f"{kind} '{name}': module '{module_name}' has no attribute '{attribute}'")
-    return getattr(module, attribute)
+    function = getattr(module, attribute)
+    if not callable(function):
+        raise UserError(f"{kind} '{name}' is a {type(function).__name__}, not a function or a class")
+    return function
 
 
 def call_with_args(function: Callable[..., Any], args: Mapping[str, Any], kind: str, **given: Any) -> Any:
     """`function(**given, **args)`; UserError for an argument that it does not take, and for one that is missing."""
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:
+        raise UserError(f"{kind} does not say which arguments it takes", fix="Write a function round it.") from None
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in args:
         if name in given or (name not in parameters and not open_ended):

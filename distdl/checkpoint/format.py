@@ -21,6 +21,7 @@ import torch
 import xxhash
 
 from distdl.checkpoint.snapshot import place_of
+from distdl.errors import UserError
 from distdl.run.folder import fsync_folder
 
 FORMAT = 1
@@ -43,6 +44,16 @@ _DTYPES = {name: dtype for dtype, name in _DTYPE_NAMES.items()}
 
 Tensors = Mapping[str, torch.Tensor]
 Json = dict[str, Any]
+
+
+def check_dtypes(tensors: Tensors) -> None:
+    """Raises UserError for a tensor that the format can't hold."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPE_NAMES:
+            raise UserError(
+                f"'{name.partition('/')[2]}' is {tensor.dtype}, which a checkpoint can't hold",
+                fix="If it is a constant buffer: register_buffer(..., persistent=False).",
+            )
 
 
 class CheckpointDamaged(Exception):

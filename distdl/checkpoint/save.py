@@ -61,6 +61,7 @@ class Checkpoints:
         if collectives.rank() == 0:  # rank 0 only
             self._finish(must_succeed=False)
             tensors, _ = capture()
+            format.check_dtypes(tensors)
             self._thread = threading.Thread(target=self._snapshot.prepare, args=(tensors,), daemon=True)
             self._thread.start()
 

@@ -3,7 +3,7 @@
 The block is allocated once, ahead of the first save where there is time. In fresh memory the page faults cost many
 times as much as the copy itself, and the pause of the training thread is this copy. Memory for CUDA is pinned: the
 copies are only queued, in the stream that also computes, so that the next step starts behind them and can't change
-what is being copied; the host does not wait.
+what is being copied; the host does not wait for them.
 """
 
 from collections.abc import Collection, Mapping

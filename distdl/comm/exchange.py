@@ -15,7 +15,7 @@ from distdl.comm.collectives import Pending
 
 
 class Bucket:
-    """A flat fp32 buffer whose pieces are the gradients of some parameters."""
+    """A flat buffer whose pieces are the gradients of some parameters of one dtype."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], extra: int) -> None:
         self.parameters = list(parameters)

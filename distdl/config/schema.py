@@ -263,7 +263,9 @@ class TrainConfig(Section):
     adversarial: AdversarialConfig | None = key(None, "train on FGSM examples as well: {epsilon: 0.03}")
     early_stop: EarlyStopConfig | None = key(None, "end when a metric stops improving: {metric: top1}", free=True)
     nonfinite: Literal["skip", "stop"] = key(
-        "skip", "a gradient with NaN or Inf: leave the step out on all workers, or stop at once", free=True
+        "skip",
+        "a gradient with NaN or Inf: leave the step out on all workers, or stop (on GPUs at the next log line)",
+        free=True,
     )
     nonfinite_limit: int = key(20, "steps left out in a row after which the run stops", ge=1, free=True)
     stop_after: Duration | None = key(

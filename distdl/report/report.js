@@ -204,8 +204,9 @@ function draw(panel) {
     return;
   }
   if (panel.stack !== undefined) low = 0;
-  const pad = isLog ? 0 : (high - low || Math.abs(high) || 1) * 0.06;
-  if (isLog && low === high) [low, high] = [low / 2, high * 2];
+  const isFlat = high - low <= 1e-9 * Math.max(Math.abs(low), Math.abs(high)); // smoothing leaves rounding errors
+  const pad = isLog ? 0 : (isFlat ? Math.abs(high) || 1 : high - low) * 0.06;
+  if (isLog && isFlat) [low, high] = [low / 2, high * 2];
   const bottom = low >= 0 ? Math.max(0, low - pad) : low - pad;
   const x = scaleOf(xs[0], xs[1], MARGIN.left, width - MARGIN.right, false);
   const y = scaleOf(isLog ? low : bottom, high + pad, HEIGHT - MARGIN.bottom, MARGIN.top, isLog);

@@ -10,6 +10,7 @@ git.diff          changes not committed         wandb/            wandb's files,
 
 import json
 import os
+import re
 import time
 import uuid
 from dataclasses import dataclass
@@ -128,6 +129,12 @@ def find(run: str) -> RunFolder:
     raise UserError(
         f"no run '{run}' here", fix=f"Runs in {runs_root()}/: {', '.join(there) or 'none'}. `distdl runs` lists them."
     )
+
+
+def split_step(text: str) -> tuple[str, str | None]:
+    """RUN or RUN@STEP -> the run, and the step (a number, or "best") if one is named."""
+    match = re.fullmatch(r"(.+)@(\d+|best)", text)
+    return (match[1], match[2]) if match else (text, None)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -31,8 +31,8 @@ class Classify:
         class_weights: Sequence[float] | Mapping[int | str, float] | None = None,
         focal_gamma: float = 0.0,
     ) -> None:
-        if focal_gamma < 0:
-            raise UserError(f"{focal_gamma} is less than 0", where="task.args.focal_gamma")
+        if not isinstance(focal_gamma, int | float) or focal_gamma < 0:
+            raise UserError(f"{focal_gamma} is not a number from 0 on", where="task.args.focal_gamma")
         if focal_gamma and label_smoothing:
             raise UserError("the focal loss is not defined for smoothed labels", where="task.args.focal_gamma")
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
@@ -82,7 +82,7 @@ def _in_order(given: Sequence[float] | Mapping[int | str, float], n_classes: int
         weights = [named.pop(str(number), 1.0) for number in range(n_classes)]
         unknown = list(named)
     else:
-        weights, unknown = list(given), []
+        weights, unknown = list(given) if isinstance(given, Sequence) else [], []
     numbers = all(isinstance(weight, int | float) and weight >= 0 for weight in weights)
     if unknown or len(weights) != n_classes or not numbers or not sum(weights):
         raise UserError(

@@ -14,6 +14,7 @@ from torch.nn import functional
 from distdl.data import labels
 from distdl.data.labels import LabelSpec
 from distdl.errors import UserError
+from distdl.tasks.checks import check_outputs
 
 Batch = dict[str, Tensor]
 
@@ -36,6 +37,7 @@ class Multilabel:
 
     def loss(self, outputs_BC: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Sum over the valid rows of the mean over classes, and the number of these rows, both of shape ()."""
+        check_outputs(outputs_BC, batch["label"], "multilabel")
         loss_BC = functional.binary_cross_entropy_with_logits(outputs_BC.float(), batch["label"], reduction="none")
         return (loss_BC.mean(dim=1) * batch["valid"]).sum(), batch["valid"].sum()
 

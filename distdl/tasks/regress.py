@@ -12,6 +12,7 @@ from torch.nn import functional
 from distdl.data import labels
 from distdl.data.labels import LabelSpec
 from distdl.errors import UserError, did_you_mean
+from distdl.tasks.checks import check_outputs
 
 Batch = dict[str, Tensor]
 
@@ -46,6 +47,7 @@ class Regress:
 
     def loss(self, outputs_BK: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Sum over the valid rows of the mean over values, and the number of these rows, both of shape ()."""
+        check_outputs(outputs_BK, batch["label"], "regress")
         loss_BK = self._loss(outputs_BK.float().view_as(batch["label"]), batch["label"], reduction="none")
         return (loss_BK.mean(dim=1) * batch["valid"]).sum(), batch["valid"].sum()
 

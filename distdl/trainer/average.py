@@ -46,6 +46,10 @@ def average(
     folder = find(run)
     if not steps and (last is None or last < 1):
         raise UserError("how many checkpoints?", where="command line --last", fix="Say --last 5, or --steps 100,200.")
+    if steps and last is not None:
+        raise UserError("--last and --steps are two answers to one question", where="command line")
+    if bn_samples is not None and bn_samples < 1:
+        raise UserError(f"batch norm can't be estimated from {bn_samples} samples", where="command line --bn-samples")
     taken, weights = mean(_at_steps(folder, steps) if steps else _newest(folder, last or 0, warn))
     trained = of_run(run, overrides=overrides, weights=weights, trust_plugins=trust_plugins)
     estimate_batch_norm(trained, bn_samples)
@@ -109,7 +113,7 @@ def estimate_batch_norm(trained: Trained, n_samples: int | None) -> None:
         plan = build_plan(config, dataset)
         make = LoaderFactory(config, WorldInfo(), trained.device, trained.model, trained.task)
         loader = make(config.data.train, "data.train", dataset, plan)
-    end = min(n_samples or plan.epoch_length, plan.epoch_length)
+    end = plan.epoch_length if n_samples is None else min(n_samples, plan.epoch_length)
     steps = plan.steps(0, end, end=end)
     n_parts = -(-config.train.global_batch // config.train.eval_batch)
     rows = (step.part(i, n_parts) for step in steps for i in range(n_parts))

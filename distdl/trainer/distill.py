@@ -19,7 +19,7 @@ from distdl.config import load
 from distdl.config.schema import Config, DistillConfig, SplitConfig
 from distdl.errors import UserError
 from distdl.run import trust
-from distdl.run.folder import find
+from distdl.run.folder import find, split_step
 from distdl.trainer.state import load_into
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -80,12 +80,12 @@ class Teacher:
 
 def _read(wanted: DistillConfig, split: SplitConfig, weights: dict[str, Tensor]) -> dict[str, Any]:
     """Fills `weights`, and returns what else makes the teacher, as JSON. Called on rank 0 alone."""
-    name, _, step = wanted.teacher.partition("@")
+    name, step = split_step(wanted.teacher)
     folder = find(name)
     config = load(folder.config).config
     trust.check(folder, config)
     _check_same_images(split, config.data.train, f"train.distill.teacher: {wanted.teacher}")
-    checkpoint = at_step(folder, step or None)
+    checkpoint = at_step(folder, step)
     weights |= evaluated_weights(checkpoint.tensors)
     return {
         "model": config.model.model_dump(),
@@ -108,17 +108,18 @@ def _check_same_images(mine: SplitConfig, theirs: SplitConfig, where: str) -> No
 
 
 def _normalisation(split: SplitConfig) -> Any:
-    return _last(split, "normalise")
+    last = split.transforms[-1] if split.transforms else {}
+    return last.get("normalise")
 
 
-def _size(split: SplitConfig) -> Any:
-    """[height, width] as the last transform that sets it says; None if none does."""
-    argument = _last(split, *_SIZING)
-    size = argument.get("size") if isinstance(argument, dict) else argument
-    return [size, size] if isinstance(size, int) else size
-
-
-def _last(split: SplitConfig, *names: str) -> Any:
-    """The argument of the last transform of one of these names; None if there is none."""
-    found = [argument for transform in split.transforms for name, argument in transform.items() if name in names]
-    return found[-1] if found else None
+def _size(split: SplitConfig) -> str:
+    """What makes the size of an image, such as "32x32, pad 2": the last transform that sets it, paddings after that."""
+    made_by: list[str] = []
+    for transform in split.transforms:
+        ((name, argument),) = transform.items()
+        if name in _SIZING:
+            size = argument["size"] if isinstance(argument, dict) else argument
+            made_by = ["x".join(map(str, [size, size] if isinstance(size, int) else size))]
+        elif name == "pad":
+            made_by.append(f"pad {argument['pixels'] if isinstance(argument, dict) else argument}")
+    return ", ".join(made_by)

@@ -20,7 +20,7 @@ from distdl.config.schema import TrainConfig
 from distdl.data.engine import Loader
 from distdl.data.order import sequential_rows
 from distdl.trainer.signals import Stop, StopRequests, agreed_stop
-from distdl.trainer.step import forward
+from distdl.trainer.step import explained_out_of_memory, forward
 
 _PIECE_BYTES = 16 << 20
 
@@ -43,15 +43,17 @@ def evaluate(
     config: TrainConfig,
     stops: StopRequests | None = None,
     progress: Progress = lambda done, n_batches: None,
+    most_batches: int | None = None,
 ) -> dict[str, float]:
     """Loss and the task's metrics over the split; `count` samples that counted, `bad` ones that could not.
 
-    `progress(done, n_batches)` is called after each turn of all workers. Raises Interrupted on all workers at once
-    after a stop signal to any of them.
+    `progress(done, n_batches)` is called after each turn of all workers. `most_batches`: only so many, to try it out.
+    Raises Interrupted on all workers at once after a stop signal to any of them, UserError when memory runs out.
     """
     rank, world_size = collectives.rank(), collectives.world_size()
     n_samples, rows_per_batch = loader.dataset.n_samples, config.eval_batch
     n_batches = math.ceil(n_samples / rows_per_batch)
+    n_batches = min(n_batches, most_batches or n_batches)
     mine = range(rank, n_batches, world_size)
     sums, rows = Table(torch.float64), Table(torch.float32)
     n_bad = 0
@@ -62,9 +64,10 @@ def evaluate(
         with torch.inference_mode(), closing(batches):
             for turn in range(math.ceil(n_batches / world_size)):  # as many turns on every worker
                 if (host := next(batches, None)) is not None:
-                    outputs, batch = forward(model, host.tensors, loader, device, config)
-                    loss, count = task.loss(outputs, batch)
-                    of_batch = {"loss": loss, **task.metrics(outputs, batch), "count": count}
+                    with explained_out_of_memory(host.tensors, device, "train.eval_batch", rows_per_batch):
+                        outputs, batch = forward(model, host.tensors, loader, device, config)
+                        loss, count = task.loss(outputs, batch)
+                        of_batch = {"loss": loss, **task.metrics(outputs, batch), "count": count}
                     sums.add(mine[turn], {name: value[None] for name, value in of_batch.items()})
                     if hasattr(task, "rows"):
                         of_rows = {"valid": batch["valid"], **task.rows(outputs, batch)}

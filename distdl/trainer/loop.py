@@ -13,7 +13,6 @@ import torch
 from distdl.checkpoint.save import Checkpoints
 from distdl.comm.vote import Vote
 from distdl.data.engine import HostBatch
-from distdl.data.order import sequential_rows
 from distdl.errors import UserError
 from distdl.track import NullTracker, Tracker
 from distdl.trainer import early_stop, schedule
@@ -69,8 +68,10 @@ def fit(
             row = meter.reduce()  # the only host sync
             row |= {"lr": lr, **gradient_norm(run), **run.throughput.row(row["samples_per_s"])}
             track.log({"kind": "train", **place(run, clock), **row})
+        if "log" in due or run.engine.update.is_told_at_once:
             count_skipped_steps(run, track, clock)
         if due & {"eval", "save"} or stop:
+            count_skipped_steps(run, track, clock)  # nothing is saved that nobody was told of
             with meter.paused():
                 if "eval" in due:
                     state.eval_pending = stop is not None  # a stop comes first; the evaluation is made up for on resume
@@ -92,9 +93,8 @@ def check(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> Out
     state.advance(min(run.global_batch, run.end - state.position))
     count_skipped_steps(run, NullTracker(), Clock(0.0))
     for loader in run.eval_loaders.values():
-        for batch in loader.stream([sequential_rows(loader.dataset.n_samples, 0, run.config.train.eval_batch)]):
-            with torch.inference_mode():
-                steps.forward(run.engine.model, batch.tensors, loader, run.device, run.config.train)
+        with run.ema.in_place_of_weights() if run.ema else contextlib.nullcontext():
+            evaluate(run.engine.model, run.task, loader, run.device, run.config.train, most_batches=1)
     save(run, checkpoints, Clock(0.0), wait=True)
     say("check passed: one step, one evaluation batch of each set, one save")
     return "done"
@@ -103,7 +103,8 @@ def check(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> Out
 def evaluate_all(run: Run, track: Track, clock: "Clock", stops: StopRequests) -> Stop | None:
     """Evaluates on every set, with the averaged weights if there are any. A stop leaves it pending and is returned."""
     state = run.state
-    for number, (name, loader) in enumerate(run.eval_loaders.items()):
+    results = []
+    for name, loader in run.eval_loaders.items():
         began = time.perf_counter()
         try:
             with run.ema.in_place_of_weights() if run.ema else contextlib.nullcontext():
@@ -114,8 +115,9 @@ def evaluate_all(run: Run, track: Track, clock: "Clock", stops: StopRequests) ->
             return interrupted.stop
         seconds = time.perf_counter() - began
         track.log({"kind": "eval", **place(run, clock), "set": name, **result, "eval_s": seconds})
-        if number == 0:
-            judge(run, result)
+        results.append(result)
+    if results:
+        judge(run, results[0])  # once all are done: a stop before that makes up for them all
     state.eval_pending = False
     if run.stops_early and (early := run.config.train.early_stop):
         message = f"{early.metric} has not improved in {early.patience} evaluations"
@@ -131,10 +133,13 @@ def judge(run: Run, result: Mapping[str, float]) -> None:
     """What an evaluation of the first set means: is it the best, does it improve, should the rate fall?"""
     config, state, lower = run.config, run.state, run.task.lower_is_better
     if metric := config.checkpoint.best:
-        entry = {"value": result[metric], "step": state.step}
-        others = [each for each in state.ranking if each["step"] != state.step]
-        state.ranking = ranked([*others, entry], metric in lower)[: max(1, config.checkpoint.keep.best)]
-        state.best = {"metric": metric, **state.ranking[0]}
+        if state.best and state.best["metric"] != metric:  # it may change between two launches
+            state.best, state.ranking = None, []
+        if math.isfinite(result[metric]):
+            entry = {"value": result[metric], "step": state.step}
+            others = [each for each in state.ranking if each["step"] != state.step]
+            state.ranking = ranked([*others, entry], metric in lower)[: max(1, config.checkpoint.keep.best)]
+            state.best = {"metric": metric, **state.ranking[0]}
     if early := config.train.early_stop:
         state.early_stop = early_stop.observe(state.early_stop, result[early.metric], early, early.metric in lower)
     if schedule.plateau_metric(config.schedule):
@@ -142,9 +147,9 @@ def judge(run: Run, result: Mapping[str, float]) -> None:
 
 
 def ranked(entries: list[dict[str, Any]], lower_is_better: bool) -> list[dict[str, Any]]:
-    """Best first, of equal ones the earlier; NaN last."""
+    """Best first, of equal ones the earlier."""
     sign = 1 if lower_is_better else -1
-    return sorted(entries, key=lambda each: (math.isnan(each["value"]), sign * each["value"], each["step"]))
+    return sorted(entries, key=lambda each: (sign * each["value"], each["step"]))
 
 
 def is_among_best(run: Run) -> bool:

@@ -30,40 +30,48 @@ Groups = list[dict[str, Any]]
 def sgd(named: Named, config: OptimConfig, **args: Any) -> torch.optim.Optimizer:
     """With momentum. torch's, and so are its arguments."""
     nesterov = config.nesterov and config.momentum > 0
-    args = {"fused": True, **args}
-    return _torchs(torch.optim.SGD, named, config, args, momentum=config.momentum, nesterov=nesterov)
+    return _torchs(torch.optim.SGD, "fused", named, config, args, momentum=config.momentum, nesterov=nesterov)
 
 
 def adam(named: Named, config: OptimConfig, **args: Any) -> torch.optim.Optimizer:
     """Kingma and Ba 2015. torch's, and so are its arguments."""
-    return _torchs(torch.optim.Adam, named, config, {"fused": True, **args}, betas=config.betas, eps=config.eps)
+    return _torchs(torch.optim.Adam, "fused", named, config, args, betas=config.betas, eps=config.eps)
 
 
 def adamw(named: Named, config: OptimConfig, **args: Any) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019). torch's, and so are its arguments."""
-    return _torchs(torch.optim.AdamW, named, config, {"fused": True, **args}, betas=config.betas, eps=config.eps)
+    return _torchs(torch.optim.AdamW, "fused", named, config, args, betas=config.betas, eps=config.eps)
 
 
 def adagrad(named: Named, config: OptimConfig, **args: Any) -> torch.optim.Optimizer:
     """Duchi, Hazan and Singer 2011. torch's, and so are its arguments."""
     # The fused kernel of torch 2.11 is one for the CPU alone.
-    return _torchs(torch.optim.Adagrad, named, config, {"foreach": True, **args}, eps=config.eps)
+    return _torchs(torch.optim.Adagrad, "foreach", named, config, args, eps=config.eps)
 
 
 def adadelta(named: Named, config: OptimConfig, **args: Any) -> torch.optim.Optimizer:
     """Zeiler 2012, meant for lr 1. torch's, and so are its arguments, eps among them: it sets how the run begins."""
-    return _torchs(torch.optim.Adadelta, named, config, {"foreach": True, **args})
+    return _torchs(torch.optim.Adadelta, "foreach", named, config, args)
 
 
 def rmsprop(named: Named, config: OptimConfig, **args: Any) -> torch.optim.Optimizer:
     """Hinton 2012, with momentum. torch's, and so are its arguments."""
-    args = {"foreach": True, **args}
-    return _torchs(torch.optim.RMSprop, named, config, args, momentum=config.momentum, eps=config.eps)
+    return _torchs(torch.optim.RMSprop, "foreach", named, config, args, momentum=config.momentum, eps=config.eps)
 
 
-def _torchs(kind: Any, named: Named, config: OptimConfig, args: dict[str, Any], **given: Any) -> torch.optim.Optimizer:
+def _torchs(
+    kind: Any, form: str, named: Named, config: OptimConfig, args: dict[str, Any], **given: Any
+) -> torch.optim.Optimizer:
+    """`form`: which of its kernels, unless the arguments choose."""
     groups, name = parameter_groups(named, config), f"optimiser '{kind.__name__.lower()}'"
-    return registry.call_with_args(kind, args, name, params=groups, lr=config.lr, **given)
+    if not args.keys() & {"fused", "foreach", "capturable", "differentiable"}:
+        args = {form: True, **args}
+    if "weight_decay" in args:
+        raise UserError(f"{name} has its weight decay elsewhere", where="optim.args", fix="Set optim.weight_decay.")
+    try:
+        return registry.call_with_args(kind, args, name, params=groups, lr=config.lr, **given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name}: {error}", where="optim.args") from error
 
 
 def lars(named: Named, config: OptimConfig, trust_coefficient: float = 0.001) -> torch.optim.Optimizer:
@@ -225,12 +233,18 @@ def state_by_name(
     """
     tensors: dict[str, torch.Tensor] = {}
     scalars: dict[str, dict[str, float]] = {}
+    counts: dict[tuple[torch.device, torch.dtype], list[tuple[str, str, torch.Tensor]]] = {}
     for name, parameter in model.named_parameters():
         for key, value in optimiser.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor) and value.dim() > 0:
                 tensors[f"{name}/{key}"] = value
+            elif isinstance(value, torch.Tensor):
+                counts.setdefault((value.device, value.dtype), []).append((name, key, value))
             elif value is not None:
-                scalars.setdefault(name, {})[key] = value if isinstance(value, int) else float(value)
+                scalars.setdefault(name, {})[key] = value
+    for there in counts.values():  # one wait for each device, not one for each parameter
+        for (name, key, _), number in zip(there, torch.stack([value for _, _, value in there]).tolist()):
+            scalars.setdefault(name, {})[key] = float(number)
     return tensors, scalars
 
 

@@ -99,9 +99,9 @@ def cosine_restarts(
     Loshchilov and Hutter 2017. The epochs of a warm-up belong to the first of them.
     """
     begun, period = 0.0, first
-    while epoch >= begun + period:
+    while epoch >= begun + period - 1e-9:  # sums of fractions are not exact
         begun, period = begun + period, period * mult
-    return _cosine(1.0, final, (epoch - begun) / period)
+    return _cosine(1.0, final, max(0.0, epoch - begun) / period)
 
 
 def plateau(

@@ -48,9 +48,10 @@ def capture(
     tensors |= {f"optim/{name}": value for name, value in optim_tensors.items()}
     if ema:
         tensors |= {f"ema/{name}": value for name, value in ema.averages.items()}
-    state.n_skipped, state.n_skipped_in_a_row = engine.update.skipped.totals()
+    n_skipped, in_a_row = engine.update.skipped.totals()
+    train_state = asdict(state) | {"n_skipped": n_skipped, "n_skipped_in_a_row": in_a_row}
     scale = engine.update.scale.state() if engine.update.scale else None
-    return tensors, {"train_state": asdict(state), "optim": optim_scalars, "loss_scale": scale, **context}
+    return tensors, {"train_state": train_state, "optim": optim_scalars, "loss_scale": scale, **context}
 
 
 def restore(

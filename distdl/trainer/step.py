@@ -1,7 +1,7 @@
 """One step: a worker's rows of a global batch, in micro-batches, to one update of the weights."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, partial
 from typing import Any
 
@@ -30,24 +30,20 @@ def train_step(run: Run, host: HostBatch, lr: float) -> list[tuple[Tensor, Tenso
     micro_batch = state.micro_batch or n_rows
     sums = []
     engine.begin(run.global_batch)
-    with run.noise.weights(state.step):
-        for begin in range(0, n_rows, micro_batch):
-            rows = host.tensors
-            if micro_batch < n_rows:
-                rows = {name: tensor[begin : begin + micro_batch] for name, tensor in rows.items()}
-            last = begin + micro_batch >= n_rows
-            try:
+    with explained_out_of_memory(host.tensors, run.device, "train.micro_batch", micro_batch):
+        with run.noise.weights(state.step):
+            for begin in range(0, n_rows, micro_batch):
+                rows = host.tensors
+                if micro_batch < n_rows:
+                    rows = {name: tensor[begin : begin + micro_batch] for name, tensor in rows.items()}
+                last = begin + micro_batch >= n_rows
                 phases.enter("forward")
                 batch = to_device(rows, run.train_loader, run.device, config)
                 loss, count = loss_of(run, partial(engine.forward, last=last), batch, begin)
                 phases.enter("backward")
                 engine.backward(loss, last)
-            except RuntimeError as error:  # torch.OutOfMemoryError is one, and so is what the CPU's allocator raises
-                if not is_out_of_memory(error):
-                    raise
-                raise _out_of_memory(run, rows, error) from error
-            sums.append((loss.detach(), count))
-    engine.step(state.step, lr, host.n_valid)
+                sums.append((loss.detach(), count))
+        engine.step(state.step, lr, host.n_valid)
     if run.ema:
         run.ema.update(state.step)
     phases.leave()
@@ -82,16 +78,23 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
-def _out_of_memory(run: Run, rows: dict[str, Tensor], error: RuntimeError) -> UserError:
-    ids = rows["sample_id"].tolist()
-    shapes = ", ".join(f"{name} {'x'.join(map(str, t.shape))} {str(t.dtype)[6:]}" for name, t in rows.items())
-    which = ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
-    return UserError(
-        f"out of memory in step {run.state.step + 1} on {run.device} with {len(ids)} rows ({shapes}; samples {which}): "
-        + str(error).partition("\n")[0],
-        where=f"train.micro_batch: {run.state.micro_batch or 'all rows of a worker'}",
-        fix=f"Set train.micro_batch={max(1, len(ids) // 2)} (the result stays that of the whole batch) or auto.",
-    )
+@contextmanager
+def explained_out_of_memory(tensors: dict[str, Tensor], device: torch.device, key: str, n_rows: int) -> Iterator[None]:
+    """Raises UserError when memory runs out within it, on a batch of `tensors` that is computed `n_rows` at a time."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one, and so is what the CPU's allocator raises
+        if not is_out_of_memory(error):
+            raise
+        ids = tensors["sample_id"].tolist()
+        shapes = ", ".join(f"{name} {'x'.join(map(str, t.shape))} {str(t.dtype)[6:]}" for name, t in tensors.items())
+        which = ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
+        raise UserError(
+            f"out of memory on {device} with {min(n_rows, len(ids))} rows at a time of {shapes} (samples {which}): "
+            + str(error).partition("\n")[0],
+            where=f"{key}: {n_rows}",
+            fix=f"Set {key}={max(1, n_rows // 2)}. The result stays that of the whole batch.",
+        ) from error
 
 
 def forward(

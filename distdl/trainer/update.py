@@ -43,8 +43,15 @@ class Update:
         self._device_decides = device.type != "cpu" and getattr(optimiser, "_step_supports_amp_scaling", False)
         if self._device_decides:
             optimiser.found_inf = self.skipped.now  # type: ignore[attr-defined]  # what GradScaler sets as well
+        # A fused SGD takes momentum's memory in the first step and fills it by the kernel that a bad one skips.
+        self._has_stepped = False
         self.norm: Tensor | None = None
         """of the last gradient before it was clipped, shape (), on the device; None if it is not clipped"""
+
+    @property
+    def is_told_at_once(self) -> bool:
+        """Whether the host knows after each step if it was left out, without waiting for the device."""
+        return not self._device_decides
 
     def begin(self, n_rows: int) -> None:
         """Before the backward passes of a step whose global batch has `n_rows` rows."""
@@ -64,7 +71,7 @@ class Update:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self._take_mean(count)
-        skips = None if self._device_decides else bool(self.skipped.now)
+        skips = None if self._device_decides and self._has_stepped else bool(self.skipped.now)
         self.skipped.count(skips)
         if self.scale:
             self.scale.update(self.skipped.now)
@@ -79,6 +86,7 @@ class Update:
             self._add_noise(step)  # after the clipping, which would take most of it away
         optim.set_lr(self._optimiser, lr)
         self._optimiser.step()
+        self._has_stepped = True
 
     def _take_mean(self, count: Tensor | float) -> None:
         """Corrects for masked rows, takes the loss scale back and looks for NaN and Inf, in one pass."""

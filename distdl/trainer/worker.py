@@ -2,7 +2,9 @@
 
 import math
 import os
+import shutil
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -25,7 +27,7 @@ from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED,
 from distdl.launch import worker as launched
 from distdl.run import failures, lease
 from distdl.run.environment import write_environment
-from distdl.run.folder import RunFolder, find, write_json
+from distdl.run.folder import RunFolder, find, split_step, write_json
 from distdl.run.open import OpenRun, open_run
 from distdl.track import NullTracker, Tracker, jsonl
 from distdl.track.console import closing_summary
@@ -59,16 +61,15 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
     state = TrainState()
     folder = launch.opened
     held: OpenRun | None = None  # keeps the lease until this function ends
+    fence = launch.fence
     try:
         after_s = parse_period(config.train.stop_after)[0] if config.train.stop_after else math.inf
         stops = StopRequests(config.train.stop_signals, announce=not launched.is_supervised(), after_s=after_s)
         device = setup.pick_device(config.train, world)
         setup.set_threads_and_kernels(config.train, world)
         collectives.join(world, config.dist.backend, device)
-        fence = launch.fence
         if folder is None:
-            held, fence = _open_on_rank0(config, launch)
-            folder = RunFolder(launch.path)
+            held, fence, folder = _open_on_rank0(config, launch)
         with registry.using(_own_code(config, folder)):
             outcome = _train(config, folder, launch, fence, world, device, stops, state)
         collectives.barrier()  # nobody leaves while rank 0 still writes
@@ -83,6 +84,8 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
     finally:
         if held:
             held.lease.close()
+            if launch.check:
+                shutil.rmtree(held.folder.path.parent, ignore_errors=True)
 
 
 def _report(error: BaseException, folder: RunFolder | None, world: WorldInfo, state: TrainState) -> int:
@@ -94,16 +97,18 @@ def _report(error: BaseException, folder: RunFolder | None, world: WorldInfo, st
     return EXIT_USER_ERROR if by_user else EXIT_BUG
 
 
-def _open_on_rank0(config: Config, launch: Launch) -> tuple[OpenRun | None, int]:
+def _open_on_rank0(config: Config, launch: Launch) -> tuple[OpenRun | None, int, RunFolder]:
+    """Rank 0 holds what it has opened; all get the fence and the folder, for a check one that is deleted afterwards."""
     held: OpenRun | None = None
 
-    def open_and_hold() -> int:
+    def open_and_hold() -> tuple[int, str]:
         nonlocal held
-        held = open_run(launch.path, config, resume=launch.resume)
-        return held.lease.fence
+        path = Path(tempfile.mkdtemp(prefix="distdl-check-")) / launch.path.name if launch.check else launch.path
+        held = open_run(path, config, resume=launch.resume)
+        return held.lease.fence, str(path)
 
-    fence = collectives.on_rank0(open_and_hold)
-    return held, fence
+    fence, path = collectives.on_rank0(open_and_hold)
+    return held, fence, RunFolder(Path(path))
 
 
 def _own_code(config: Config, folder: RunFolder) -> registry.Registered:
@@ -130,6 +135,8 @@ def _train(
     if run.is_over and resumed and not state.eval_pending:
         how = "raise train.early_stop.patience" if run.stops_early else "raise its length"
         say(f"this run is finished (step {state.step}, epoch {run.epoch:g}); {how} to go on")
+        if world.rank == 0 and not launch.check and not folder.final.exists():  # killed after the last save
+            _write_final(run, folder, "done", 0.0)
         return "done"
     micro_batch.settle(run)
     _describe(run, folder, say)
@@ -171,19 +178,23 @@ def _trace(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], Non
 
 def _restore(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], None]) -> bool:
     """Puts the newest whole checkpoint of this run in place, or else the one that --from names."""
-    own = collectives.on_rank0(lambda: bool(checkpoint_load.committed(folder)))
+
+    def has_own() -> bool:
+        checkpoint_save.sweep(folder)
+        return bool(checkpoint_load.committed(folder))
+
+    own = collectives.on_rank0(has_own)
     weights_only = launch.weights_only and not own
 
     def find_checkpoint() -> Checkpoint | None:
-        checkpoint_save.sweep(folder)
         found = checkpoint_load.newest(folder, warn=lambda message: say(f"warning: {message}"))
         if found is not None:
             for name in checkpoint_save.set_aside(folder, found.step):
                 say(f"warning: kept for inspection as {folder.checkpoints / name}")
         elif launch.start_from:
-            name, _, step = launch.start_from.partition("@")
+            name, step = split_step(launch.start_from)
             source = find(name)
-            found = checkpoint_load.at_step(source, step or None)
+            found = checkpoint_load.at_step(source, step)
             started_from = {"run": source.name, "run_id": source.run_id(), "step": found.step}
             folder.add_to_identity(started_from={**started_from, "weights_only": weights_only})
         return found
@@ -192,6 +203,7 @@ def _restore(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], N
     if context is None:
         return False
     if launch.start_from and not own:
+        run.state.best, run.state.ranking, run.state.early_stop = None, [], None  # they name the other run's steps
         say(f"started from {'the weights of ' * weights_only}{launch.start_from}; noted in {folder.identity.name}")
     if weights_only:
         return False
@@ -214,9 +226,9 @@ def _check_same_data(run: Run, context: dict[str, Any]) -> None:
             where=f"data.train.shards: {run.config.data.train.shards}",
             fix="Put the shards back as they were, or start a new run from the weights: --from RUN --weights-only.",
         )
-    if context["teacher"] != run.description["teacher"]:
+    if context.get("teacher") != run.description["teacher"]:
         raise UserError(
-            f"the teacher is not the one that this run has learned from ({context['teacher']})",
+            f"the teacher is not the one that this run has learned from ({context.get('teacher')})",
             where="train.distill.teacher",
             fix="Name its step as well: RUN@step.",
         )
@@ -286,10 +298,11 @@ def _summary(run: Run, folder: RunFolder, outcome: str) -> list[str]:
     """The last lines on the screen: what came of it, and what to try next."""
     if run.world.rank != 0:
         return []
-    seconds, step = 0.0, 0
+    seconds, step, samples = 0.0, 0, 0
     for row in jsonl.read(folder.metrics):
         if row["kind"] == "train":
-            seconds, step = seconds + (row["step"] - step) * row["step_s"], row["step"]
+            seconds += (row["step"] - step) * row["step_s"]
+            step, samples = row["step"], row["samples"]
     best = run.state.best
     next_lines = [f"next: `distdl eval {folder.name}` evaluates it again; `distdl runs` lists all runs"]
     if outcome != "done":
@@ -299,7 +312,7 @@ def _summary(run: Run, folder: RunFolder, outcome: str) -> list[str]:
         step=run.state.step,
         total_steps=run.total_steps,
         wall_s=run.state.time_s,
-        samples_per_s=run.state.position / seconds if seconds else None,
+        samples_per_s=samples / seconds if seconds else None,
         folder=Path(folder.shown),
         best=(best["metric"], best["value"], best["step"]) if best else None,
         next_lines=next_lines,

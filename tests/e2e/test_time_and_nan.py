@@ -53,3 +53,20 @@ def test_a_gradient_that_stays_nan_ends_the_run_with_what_to_do(place):
 
     assert result.code == 2, result.output
     assert "steps in a row" in result.output and "optim.lr" in result.last_line
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_a_single_nan_ends_the_run_if_asked_also_when_a_save_comes_between(place, nproc):
+    fault = {"rank": 0, "where": "train", "nth": 3, "kill": "nan", "once": str(place.path / "struck")}
+    config = place.config(model__name="faulty:lenet5", train__nonfinite="stop", train__log_every=7, checkpoint__every=4)
+
+    result = place.run(
+        "train",
+        config,
+        "--nproc",
+        nproc,
+        FAULT=json.dumps(fault),
+    )
+
+    assert result.code == 2, result.output
+    assert "NaN or Inf in the gradient" in result.output and "lost its peer" not in result.output

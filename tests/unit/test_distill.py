@@ -193,8 +193,9 @@ def test_a_run_that_is_not_there_or_has_no_such_step_is_named(run, corpus):
     [
         ([NORMALISE], [], "of normalise {'mean.*, those here have"),
         ([NORMALISE], [{"normalise": {"mean": [0.5], "std": [0.5]}}], "of normalise"),
-        ([{"resize": [8, 8]}, NORMALISE], [{"random_crop": {"size": 4}}, NORMALISE], r"of size \[8, 8\], .* \[4, 4\]"),
-        ([{"resize": 8}], [], r"of size \[8, 8\], those here have \(none\)"),
+        ([{"resize": [8, 8]}, NORMALISE], [{"random_crop": {"size": 4}}, NORMALISE], r"of size 8x8, .* 4x4"),
+        ([{"resize": 8}], [], r"of size 8x8, those here have \(none\)"),
+        ([{"resize": 8}, {"pad": 2}], [{"resize": 8}], r"of size 8x8, pad 2, those here have 8x8"),
     ],
 )
 def test_a_teacher_of_other_images_is_refused(run, corpus, theirs, ours, complaint):

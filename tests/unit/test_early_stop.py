@@ -26,6 +26,7 @@ def after(values, *, lower_is_better, **config):
         ([0.5, math.nan, 0.4], True, 0),
         ([0.5, math.nan, math.nan], False, 2),
         ([math.nan, 0.1], False, 0),
+        ([math.nan, math.nan], False, 2),
     ],
 )
 def test_evaluations_without_improvement_are_counted(values, lower_is_better, n_bad):
@@ -35,5 +36,15 @@ def test_evaluations_without_improvement_are_counted(values, lower_is_better, n_
 def test_a_change_of_at_most_min_delta_is_no_improvement_and_does_not_move_the_best():
     state = after([0.50, 0.51, 0.52, 0.53], lower_is_better=False, min_delta=0.025)
 
-    assert state == {"best": 0.53, "n_bad": 0}
-    assert after([0.50, 0.51, 0.52], lower_is_better=False, min_delta=0.025) == {"best": 0.50, "n_bad": 2}
+    assert state == {"metric": "x", "best": 0.53, "n_bad": 0}
+    assert after([0.50, 0.51, 0.52], lower_is_better=False, min_delta=0.025) == {
+        "metric": "x",
+        "best": 0.50,
+        "n_bad": 2,
+    }
+
+
+def test_another_metric_begins_anew():
+    state = after([0.5, 0.4, 0.3], lower_is_better=False)
+
+    assert observe(state, 7.0, EarlyStopConfig(metric="loss"), True) == {"metric": "loss", "best": 7.0, "n_bad": 0}

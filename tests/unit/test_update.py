@@ -145,3 +145,20 @@ def test_the_loss_scale_goes_on_from_where_it_was():
     again.update(torch.zeros(()))
 
     assert again.value.item() == 2 * scale.value.item()
+
+
+def test_momentum_that_begins_after_a_step_left_out_does_not_hold_what_was_in_memory(make):
+    # On a GPU the optimiser's kernel itself leaves out a bad step. A fused SGD takes its memory before.
+    model, _, update = make()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
+    update._optimiser, update._device_decides = optimiser, True
+    optimiser.found_inf = update.skipped.now
+
+    for bad in (math.nan, None, math.inf, None):
+        a_step(model, update, bad=bad)
+
+    gradients = [p.grad for p in model.parameters()]
+    momenta = [optimiser.state[p]["momentum_buffer"] for p in model.parameters()]
+    assert update.skipped.totals() == (2, 0)
+    for gradient, momentum in zip(gradients, momenta):
+        assert momentum.isfinite().all() and momentum.abs().max() < 10 * gradient.abs().max() + 10

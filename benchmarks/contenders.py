@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,6 +27,7 @@ from distdl import models
 LR, MOMENTUM = 0.01, 0.9
 LOG_EVERY = 50
 N_BATCHES = 50
+N_SAMPLES = 60_000  # of MNIST, say
 MEAN, STD = 0.4, 0.3
 RANK, WORLD_SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
@@ -119,6 +121,7 @@ def distdl(name: str, turns: Turns) -> None:
     from distdl.comm.world import WorldInfo, detect
     from distdl.config.schema import Config
     from distdl.data.engine import HostBatch
+    from distdl.data.order import Plan
     from distdl.run.folder import RunFolder
     from distdl.track import NullTracker, Tracker
     from distdl.trainer import loop, setup
@@ -145,6 +148,8 @@ def distdl(name: str, turns: Turns) -> None:
         others = {"valid": torch.ones(rows), "sample_id": torch.arange(rows)}
         batches = (HostBatch({**batch, **others}, rows, 0, 0.0) for batch in turns)
         run.train_loader = MemoryLoader(batches, run.train_loader.normalise)
+        # The order of a corpus of usual size: that of the few images here would begin anew several times in a step.
+        run.plan = Plan(np.array([N_SAMPLES]), seed=0, global_batch=case.global_batch)
         track = NullTracker()
         if world.rank == 0:
             track = Tracker.open(

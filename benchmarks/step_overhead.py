@@ -8,6 +8,9 @@ of its own, one a worker and one thread each, and trains only when it is its tur
 order that changes. Reported: the median over the rounds of the ratio to the bare loop's time in the same round, with
 its 95 % interval from the bootstrap. The bound is 1.0. With 2 workers the bare loop has DistributedDataParallel.
 
+All of them run with a C library that keeps freed memory, as distdl's own workers do: without, a process may or may not
+take page faults for every large tensor, by the luck of its heap, which makes up to a third of a step.
+
 Without an environment of peers only distdl is compared.
 """
 
@@ -35,6 +38,7 @@ SHOWN = {"distdl": "distdl", "lightning": "Lightning", "fabric": "Fabric", "acce
 SHOWN |= {"hf_trainer": "Hugging Face Trainer"}
 ROUNDS = {"lenet5": 60, "resnet18": 30}
 WARM_UP = 3  # rounds
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
 
 class Contender:
@@ -51,6 +55,7 @@ class Contender:
             reading, writing = os.pipe()
             environment = {
                 **os.environ,
+                **KEEP_FREED_MEMORY,
                 "PYTHONPATH": str(HERE.parent),
                 "OMP_NUM_THREADS": "1",
                 "REPLY_DESCRIPTOR": str(writing),

@@ -166,6 +166,8 @@ def metrics(run: str | os.PathLike[str], *, kind: str | None = None) -> list[dic
     """The rows of a run's metrics.jsonl, or those of a kind: "train", "eval", "event". `run`: its folder or name."""
     from distdl.track import jsonl
 
+    if kind not in (None, *jsonl.KINDS):
+        raise UserError(f"there are no rows of kind '{kind}'{did_you_mean(kind, jsonl.KINDS)}", where="distdl.metrics")
     return [row for row in jsonl.read(find(os.fspath(run)).metrics) if kind in (None, row.get("kind"))]
 
 

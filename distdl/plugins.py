@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from distdl import registry
-from distdl.errors import UserError
+from distdl.errors import UserError, did_you_mean
 
 Source = tuple[str, str]  # path and text of a plugin; a list of the two once it was sent as JSON
 
@@ -51,7 +51,16 @@ def scan(text: str) -> tuple[dict[tuple[str, str], int], list[tuple[int, str]]]:
             found[kind, name] = line
             continue
         problems.append((line, problem))
-    return found, problems
+    return found, problems + list(_misspelt(tree))
+
+
+def _misspelt(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Decorators of distdl that there are none of."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or ast.unparse(node.value) != "distdl":
+            continue
+        if node.attr.startswith("regist") and node.attr not in registry.KINDS:
+            yield node.lineno, f"distdl has no '{node.attr}'{did_you_mean(node.attr, registry.KINDS)}"
 
 
 def _registrations(tree: ast.Module) -> Iterator[tuple[int, str, str | None]]:

@@ -94,7 +94,9 @@ def at_step(
         return load(folder, wanted, there[wanted], only)
     except (KeyError, ValueError):
         steps = ", ".join(map(str, there)) or "none"
-        raise UserError(f"no checkpoint of step {step}", where=str(folder.path), fix=f"There are: {steps}.") from None
+        raise UserError(
+            f"no checkpoint of step {step}", where=str(folder.path), fix=f"There are: {steps}; or 'best'."
+        ) from None
     except CheckpointDamaged as error:
         raise UserError(f"the checkpoint is damaged: {error}") from error
 

@@ -255,7 +255,8 @@ class TrainConfig(Section):
         None, "from here on the equal average of the weights is kept and evaluated: steps or epochs (not with ema)"
     )
     batch_norm: Literal["local", "sync", "ghost"] = key(
-        "local", "rows that batch norm sees in training: the worker's, all workers', or groups of ghost_rows"
+        "local",
+        "rows of a forward that batch norm sees in training: the worker's, all workers', or groups of ghost_rows",
     )
     ghost_rows: int = key(32, "rows per group of ghost batch norm", ge=2)
     noise: NoiseConfig = key(NoiseConfig(), "keyed Gaussian noise, the same after a restart")

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -41,6 +41,8 @@ class HostBatch:
     n_bad: int
     wait_s: float
     """how long the caller waited for it"""
+    problems: list[str] = field(default_factory=list)
+    """of the bad samples, one each"""
 
 
 class Loader:
@@ -84,7 +86,7 @@ class Loader:
 
     def stream(self, rows: Iterable[Rows]) -> Generator[HostBatch, None, None]:
         """Batches for the given rows, in that order, made up to `prefetch` ahead."""
-        ahead: deque[tuple[dict[str, torch.Tensor], list[Future[int]]]] = deque()
+        ahead: deque[tuple[dict[str, torch.Tensor], list[Future[list[str]]]]] = deque()
         upcoming = iter(rows)
         try:
             while True:
@@ -94,15 +96,15 @@ class Loader:
                     return
                 tensors, parts = ahead.popleft()
                 began = time.perf_counter()
-                n_bad = sum(part.result() for part in parts)
+                problems = [problem for part in parts for problem in part.result()]
                 n_valid = int(tensors["valid"].numpy().sum())
-                yield HostBatch(tensors, n_valid, n_bad, time.perf_counter() - began)
+                yield HostBatch(tensors, n_valid, len(problems), time.perf_counter() - began, problems)
         finally:
             for _, parts in ahead:
                 for part in parts:
                     part.cancel()
 
-    def _begin(self, rows: Rows) -> tuple[dict[str, torch.Tensor], list[Future[int]]]:
+    def _begin(self, rows: Rows) -> tuple[dict[str, torch.Tensor], list[Future[list[str]]]]:
         n = len(rows)
         tensors = {
             "image": torch.zeros((n, *self.image_shape), dtype=torch.uint8, pin_memory=self._pin),
@@ -119,9 +121,9 @@ class Loader:
         ]
         return tensors, parts
 
-    def _fill(self, rows: Rows, arrays: dict[str, np.ndarray], begin: int, end: int) -> int:
-        """Writes rows begin..end of a batch; returns how many of them were bad."""
-        n_bad = 0
+    def _fill(self, rows: Rows, arrays: dict[str, np.ndarray], begin: int, end: int) -> list[str]:
+        """Writes rows begin..end of a batch; returns what was wrong with those that were bad."""
+        problems: list[str] = []
         images, valid, ids, labels = arrays["image"], arrays["valid"], arrays["sample_id"], arrays.get("label")
         for row in range(begin, end):
             epoch, offset, sample_id = int(rows.epoch[row]), int(rows.offset[row]), int(rows.sample_id[row])
@@ -138,7 +140,8 @@ class Loader:
                             labels[row] = self._parse_label(example)
                     break
                 except BadSample as error:
-                    n_bad += int(rows.valid[row])
+                    if rows.valid[row]:
+                        problems.append(str(error))
                     if self._policy == "raise":
                         raise UserError(
                             f"bad sample: {error}",
@@ -148,7 +151,7 @@ class Loader:
                     if self._policy == "mask" or self._substitute is None or attempt == 9:
                         break
                     offset, sample_id = self._substitute(epoch, offset)
-        return n_bad
+        return problems
 
     def _transformed(self, example: Example, epoch: int, offset: int, sample_id: int) -> Pixels:
         image = self._with_channels(example)

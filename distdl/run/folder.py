@@ -101,7 +101,7 @@ def create_or_reopen(path: Path, *, resume: bool) -> RunFolder:
     """Makes a new run folder, or with `resume` takes one that is there. Raises UserError if one is there otherwise."""
     folder = RunFolder(path)
     if path.exists():
-        if not resume:
+        if not resume and not _never_began(folder):
             raise UserError(
                 "this run folder exists",
                 where=str(path),
@@ -118,6 +118,11 @@ def create_or_reopen(path: Path, *, resume: bool) -> RunFolder:
     except OSError as error:
         raise UserError(f"can't write the run folder: {error.strerror}", where=str(path)) from error
     return folder
+
+
+def _never_began(folder: RunFolder) -> bool:
+    """Whether a launch failed before its first step, at a mistake in the config, say: there is nothing to protect."""
+    return folder.identity.exists() and not folder.metrics.exists() and not any(folder.checkpoints.glob("*"))
 
 
 def find(run: str) -> RunFolder:

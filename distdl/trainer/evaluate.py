@@ -19,6 +19,7 @@ from distdl.comm.vote import Vote
 from distdl.config.schema import TrainConfig
 from distdl.data.engine import Loader
 from distdl.data.order import sequential_rows
+from distdl.errors import UserError
 from distdl.trainer.signals import Stop, StopRequests, agreed_stop
 from distdl.trainer.step import explained_out_of_memory, forward
 
@@ -68,6 +69,7 @@ def evaluate(
                         outputs, batch = forward(model, host.tensors, loader, device, config)
                         loss, count = task.loss(outputs, batch)
                         of_batch = {"loss": loss, **task.metrics(outputs, batch), "count": count}
+                    _check_metrics(task, of_batch)
                     sums.add(mine[turn], {name: value[None] for name, value in of_batch.items()})
                     if hasattr(task, "rows"):
                         of_rows = {"valid": batch["valid"], **task.rows(outputs, batch)}
@@ -87,6 +89,19 @@ def evaluate(
     result = {name: means[name] for name in ("loss", *task.metric_names)} | {"count": int(count)}
     bad = int(collectives.sum_(torch.tensor(n_bad)))
     return result | {"bad": bad} if bad else result
+
+
+def _check_metrics(task: Any, of_batch: dict[str, Any]) -> None:
+    """Raises UserError for what a task of one's own may have forgotten."""
+    where = f"task {type(task).__name__}"
+    for name, value in of_batch.items():
+        if not isinstance(value, Tensor):
+            what = f"its '{name}' is a {type(value).__name__}, not a tensor"
+            raise UserError(what, where=where, fix="loss() and metrics() return sums over the rows, as tensors.")
+    missing = [name for name in task.metric_names if name not in of_batch]
+    if missing and not hasattr(task, "finish"):
+        what = f"metrics() lacks '{missing[0]}', which metric_names lists"
+        raise UserError(what, where=where, fix=f"It returned: {', '.join(of_batch)}.")
 
 
 def _divided(total: Any, count: float) -> Any:

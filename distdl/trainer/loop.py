@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -54,6 +55,8 @@ def fit(
         if state.step == first_step + 1:
             checkpoints.prepare(partial(captured, run))
         meter.add(sums, samples=n_samples, wait_s=batch.wait_s)
+        for problem in batch.problems:  # at most data.bad_sample_limit; each worker tells of its own
+            print(f"bad sample: {problem}", file=sys.stderr, flush=True)
         track.progress(state.step)
 
         # A vote cast in step t is read at the end of t + 1: no wait. What is saved has counted this step's own as well.
@@ -115,6 +118,8 @@ def evaluate_all(run: Run, track: Track, clock: "Clock", stops: StopRequests) ->
             return interrupted.stop
         seconds = time.perf_counter() - began
         track.log({"kind": "eval", **place(run, clock), "set": name, **result, "eval_s": seconds})
+        if not math.isfinite(result["loss"]):
+            track.warn_once("evaluation", f"the loss on {name} is {result['loss']}: training has diverged")
         results.append(result)
     if results:
         judge(run, results[0])  # once all are done: a stop before that makes up for them all
@@ -191,7 +196,7 @@ def count_bad_samples(run: Run, track: Track, clock: "Clock", n_bad: int) -> Non
             fix="`distdl data verify` lists them. Repair or repack the shards, or raise the limit.",
         )
     track.warn_once(
-        "bad samples", f"a sample could not be used ({run.config.data.bad_sample}); `distdl data verify` names it"
+        "bad samples", f"a sample could not be used ({run.config.data.bad_sample}); logs/rank-*.log say which and why"
     )
 
 
@@ -204,6 +209,7 @@ def count_skipped_steps(run: Run, track: Track, clock: "Clock") -> None:
         return
     message = f"{state.n_skipped - before} left out for a NaN or Inf in the gradient, {state.n_skipped} in all"
     track.log({"kind": "event", **place(run, clock), "event": "skipped_steps", "message": message})
+    track.warn_once("skipped steps", f"a step was left out at step {state.step}: NaN or Inf in the gradient")
     if config.nonfinite == "stop" or state.n_skipped_in_a_row >= config.nonfinite_limit:
         raise UserError(
             f"NaN or Inf in the gradient, {state.n_skipped} times up to step {state.step}, "

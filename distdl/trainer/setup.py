@@ -1,5 +1,6 @@
 """From a config to everything a run needs, built in the order in which mistakes are cheapest to find."""
 
+import ctypes
 import inspect
 import os
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from distdl.trainer.noise import Noise
 from distdl.trainer.phases import Phases
 from distdl.trainer.state import TrainState
 from distdl.trainer.throughput import Throughput
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
 @dataclass(slots=True)
@@ -153,6 +156,8 @@ def _check_metrics(config: Config, task: Any) -> None:
         if metric and metric not in known:
             what = f"this task has no metric '{metric}'{did_you_mean(metric, known)}"
             raise UserError(what, where=where, fix=f"It has: {', '.join(known)}.")
+        if metric and where != "checkpoint.best" and config.train.eval_every is None:
+            raise UserError("nothing is evaluated before the end", where=where, fix="Set train.eval_every as well.")
         if metric and not config.data.eval_sets:
             raise UserError("there is nothing to evaluate on", where=where, fix="Set data.eval.shards as well.")
 
@@ -216,6 +221,15 @@ def set_threads_and_kernels(config: TrainConfig, world: WorldInfo) -> int:
         torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = not config.deterministic
     return threads
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what a step frees for the next one. Otherwise, as the layout of the heap happens to be, it gives
+    the large blocks back to the system and takes a page fault for every 4 KiB of them in every step."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:  # other C libraries don't have it
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def compile_blocks(model: nn.Module) -> None:

@@ -110,7 +110,9 @@ def to_device(
     tensors: dict[str, Tensor], loader: Loader, device: torch.device, config: TrainConfig
 ) -> dict[str, Tensor]:
     """The batch on the device, its image as normalised fp32 NCHW."""
-    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items() if name != "sample_id"}
+    batch = {name: tensor for name, tensor in tensors.items() if name != "sample_id"}
+    if device.type != "cpu":
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
     scale, shift = _scale_and_shift(loader.normalise, device)
     image_NCHW = batch["image"].permute(0, 3, 1, 2).float()  # NHWC in memory: channels_last as it comes
     if not config.channels_last:

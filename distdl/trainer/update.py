@@ -36,6 +36,9 @@ class Update:
         device = self._parameters[0].device
         self.scale = LossScale(device) if config.train.precision == "fp16" else None
         self._n_rows = 0
+        self._by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
+        for parameter in self._parameters:
+            self._by_dtype.setdefault(parameter.dtype, []).append(parameter)
         self._share = torch.zeros((), device=device)
         self._factor = torch.ones((), device=device)
         self.skipped = Skipped(device)
@@ -66,10 +69,6 @@ class Update:
     @torch.no_grad()
     def __call__(self, step: int, lr: float, count: Tensor | float) -> None:
         """`count`: valid rows over all workers, a number or a tensor of shape () on the device."""
-        # A parameter that nothing used gets the same update whatever the engine and the number of workers.
-        for parameter in self._parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
         self._take_mean(count)
         skips = None if self._device_decides and self._has_stepped else bool(self.skipped.now)
         self.skipped.count(skips)
@@ -97,12 +96,16 @@ class Update:
         if self.scale:
             self._factor.div_(self.scale.value)
         self.skipped.now.zero_()
-        by_dtype: dict[torch.dtype, list[Tensor]] = {}
-        for parameter in self._parameters:
-            if parameter.grad is not None:
-                by_dtype.setdefault(parameter.dtype, []).append(parameter.grad)
-        for gradients in by_dtype.values():
+        for parameters in self._by_dtype.values():
+            gradients = [_gradient(parameter) for parameter in parameters]
             torch._amp_foreach_non_finite_check_and_unscale_(gradients, self.skipped.now, self._factor)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """A parameter that nothing used gets the same update whatever the engine and the number of workers."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 class Skipped:

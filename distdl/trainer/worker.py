@@ -67,6 +67,8 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
         stops = StopRequests(config.train.stop_signals, announce=not launched.is_supervised(), after_s=after_s)
         device = setup.pick_device(config.train, world)
         setup.set_threads_and_kernels(config.train, world)
+        if device.type == "cpu":
+            setup.keep_freed_memory()
         collectives.join(world, config.dist.backend, device)
         if folder is None:
             held, fence, folder = _open_on_rank0(config, launch)

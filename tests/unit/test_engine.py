@@ -98,6 +98,7 @@ def test_a_bad_sample_is_masked_and_counted(packed, loader):
 
     assert first.tensors["valid"].tolist() == [1, 1, 1, 0, 1, 0, 1, 1]
     assert first.n_bad == 2
+    assert len(first.problems) == 2 and "0003.png in 000000.tar" in first.problems[0]
 
 
 def test_a_bad_sample_is_replaced_by_the_plans_next(packed, loader):

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from distdl.data.order import Rows
+from distdl.errors import UserError
 from distdl.tasks.classify import Classify
 from distdl.trainer import evaluate as evaluation
 from distdl.trainer.evaluate import Interrupted, evaluate
@@ -190,3 +191,38 @@ def test_its_progress_is_told_batch_by_batch(build):
     )
 
     assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+class Forgetful(Classify):
+    """A task of one's own whose metrics are not what it says."""
+
+    def __init__(self, **found):
+        super().__init__()
+        self.found = found
+
+    def metrics(self, outputs, batch):
+        return self.found
+
+
+@pytest.mark.parametrize(
+    "found, complaint",
+    [
+        ({"top1": 3, "top5": torch.tensor(4)}, "its 'top1' is a int, not a tensor"),
+        ({"top1": torch.tensor(3)}, "metrics\\(\\) lacks 'top5'"),
+    ],
+)
+def test_what_a_task_of_ones_own_forgets_is_named(build, found, complaint):
+    run = build()
+    run.task = Forgetful(**found)
+
+    with pytest.raises(UserError, match=complaint):
+        evaluated(run)
+
+
+def test_a_few_batches_try_an_evaluation_out(build):
+    run = build(eval_batch=8)
+    loader = run.eval_loaders["eval"]
+
+    result = evaluate(run.engine.model, run.task, loader, run.device, run.config.train, most_batches=1)
+
+    assert result["count"] == 8

@@ -185,3 +185,10 @@ def test_a_run_without_a_checkpoint_takes_a_changed_plugin(path, own):
     open_run(path, own(PLUGIN + "# mended"), resume=True).lease.close()
 
     assert Path(load(path / "config.yaml").config.plugins[0]).read_text() == PLUGIN + "# mended"
+
+
+def test_a_launch_that_never_made_a_step_does_not_stand_in_the_way(path):
+    open_run(path, config(), resume=False).lease.close()
+
+    with open_run(path, config(global_batch=16), resume=False).lease:
+        assert load(path / "config.yaml").config == config(global_batch=16)

@@ -252,3 +252,9 @@ def test_a_copy_is_named_by_its_text_and_a_copy_of_the_copy_alike():
     assert name.startswith("my-") and len(name) == len("my-01234567.py")
     assert plugins.copy_name(f"b/{name}", NET) == name
     assert plugins.copy_name(f"b/{name}", NET + "#") != name
+
+
+def test_a_misspelt_decorator_is_named():
+    _, problems = plugins.scan("import distdl\n\n@distdl.register_modl\ndef net(): ...\n")
+
+    assert problems == [(3, "distdl has no 'register_modl' - did you mean register_model?")]

@@ -16,6 +16,10 @@ class Due:
         self._since = time.monotonic()
         self._last_step = -1
 
+    @property
+    def is_by_clock(self) -> bool:
+        return self._unit == "seconds"
+
     def clock_says_so(self) -> bool:
         """Whether a period of seconds has passed on this process's clock: what rank 0 votes."""
         return self._unit == "seconds" and time.monotonic() - self._since >= self._amount
@@ -43,9 +47,11 @@ class Schedule:
     def __init__(self, periods: Mapping[str, int | str | None], epoch_length: int, end: int) -> None:
         self._end = end
         self._events = {name: Due(period, epoch_length) for name, period in periods.items()}
+        self._by_clock = {name: event for name, event in self._events.items() if event.is_by_clock}
 
     def votes(self, is_rank0: bool) -> dict[str, int]:
-        return {name: int(is_rank0 and event.clock_says_so()) for name, event in self._events.items()}
+        """Of the events that go by the clock; the others need none."""
+        return {name: int(is_rank0 and event.clock_says_so()) for name, event in self._by_clock.items()}
 
     def now(self, step: int, position: int, n_samples: int, votes: Mapping[str, int]) -> set[str]:
         """Names of the events that are due; all of them at the end of the run."""

@@ -58,9 +58,9 @@ class ExchangeEngine:
         self.model, self._phases = model, phases
         self.optimiser = optim.build(config.optim, model)
         self.update = Update(config, model, self.optimiser, add_noise=add_noise)
-        trainable = [p for p in model.parameters() if p.requires_grad]
+        self._trainable = [p for p in model.parameters() if p.requires_grad]
         alone = collectives.world_size() == 1
-        self._exchange = None if alone else Exchange(trainable, config.dist.bucket_mib)
+        self._exchange = None if alone else Exchange(self._trainable, config.dist.bucket_mib)
         self._buffers = Buffers(model)
 
     def begin(self, n_rows: int) -> None:
@@ -69,7 +69,8 @@ class ExchangeEngine:
         if self._exchange:
             self._exchange.attach()
         else:
-            self.optimiser.zero_grad(set_to_none=True)
+            for parameter in self._trainable:  # zero_grad() takes ten times as long, over what it tells the profiler
+                parameter.grad = None
 
     def forward(self, image: Tensor, last: bool) -> Tensor:
         return self.model(image)

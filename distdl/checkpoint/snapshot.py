@@ -28,8 +28,7 @@ class Snapshot:
         channels_last: to permute them would cost ten times the copy.
         """
         unique = self.prepare(tensors)
-        for copy, tensor in zip(self._copies, unique.values()):
-            copy.copy_(tensor, non_blocking=True)
+        torch._foreach_copy_(self._copies, list(unique.values()), non_blocking=True)
         device = _device_of(unique.values())
         if device is not None:
             self._copied = torch.Event(device.type)

@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from distdl.errors import UserError
@@ -21,12 +21,11 @@ class WorldInfo:
     local_rank: int = 0
     world_size: int = 1
     local_world_size: int = 1
-    host: str = ""
+    host: str = field(default_factory=socket.gethostname)
 
 
 def detect(environment: Mapping[str, str] = os.environ) -> WorldInfo | None:
     """The place that torchrun's variables give this process, or None if it isn't a worker. UserError if they clash."""
-    host = socket.gethostname()
     if "RANK" in environment and "WORLD_SIZE" in environment:
         try:
             rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
@@ -36,9 +35,7 @@ def detect(environment: Mapping[str, str] = os.environ) -> WorldInfo | None:
             raise UserError(f"not a number: {error}", where="environment RANK, WORLD_SIZE, LOCAL_RANK") from None
         if not 0 <= rank < world_size:
             raise UserError(f"rank {rank} of {world_size} workers", where="environment RANK, WORLD_SIZE")
-        return WorldInfo(
-            rank=rank, local_rank=local_rank, world_size=world_size, local_world_size=local_world_size, host=host
-        )
+        return WorldInfo(rank=rank, local_rank=local_rank, world_size=world_size, local_world_size=local_world_size)
     for variable, launcher in _OTHER_LAUNCHERS.items():
         in_batch_script = variable == "SLURM_NTASKS" and "SLURM_STEP_ID" not in environment
         if not in_batch_script and environment.get(variable, "1") not in ("", "1"):

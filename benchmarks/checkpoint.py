@@ -92,7 +92,7 @@ def ours(folder):
 
     def save(tensors, step):
         checkpoints.save(lambda: (tensors(), state), step, best_steps=(), wait=False)
-        return checkpoints.close
+        return checkpoints.wait
 
     return save
 
@@ -136,21 +136,28 @@ WAYS = {
 }
 
 
-def measure(way, training, n_steps, number):
-    synchronize()
+def measure(way, training, bounds, n_steps, number):
+    copy_s = bounds.copy(training)  # beside it, as the machine's memory is not equally fast at all times
+    settle(training)
     began = time.perf_counter()
     finish = way(training.tensors, number)
     pause_s = time.perf_counter() - began
     following_s = training.steps(n_steps)
     finish()
-    return {"pause_s": pause_s, "following_s": following_s, "whole_s": time.perf_counter() - began}
+    return {"pause_s": pause_s, "copy_s": copy_s, "following_s": following_s, "whole_s": time.perf_counter() - began}
+
+
+def settle(training):
+    """What stands behind a save in a run: a step, not another save and what it left the machine to do."""
+    gc.collect()
+    training.steps(1)
 
 
 # --- bounds ---
 
 
-def seconds(function):
-    synchronize()
+def seconds(function, training):
+    settle(training)
     began = time.perf_counter()
     function()
     return time.perf_counter() - began
@@ -162,11 +169,14 @@ class Bounds:
         self.source = torch.ones(size_bytes, dtype=torch.uint8, device=DEVICE)
         self.warm = torch.empty(size_bytes, dtype=torch.uint8, pin_memory=DEVICE.type == "cuda").fill_(0)
 
-    def measure(self):
+    def copy(self, training):
+        return seconds(lambda: self.warm.copy_(self.source), training)
+
+    def measure(self, training):
         return {
-            "copy_warm_s": seconds(lambda: self.warm.copy_(self.source)),
-            "copy_cold_s": seconds(lambda: self.source.to("cpu", copy=True)),
-            "write_s": seconds(self._write),
+            "copy_warm_s": self.copy(training),
+            "copy_cold_s": seconds(lambda: self.source.to("cpu", copy=True), training),
+            "write_s": seconds(self._write, training),
         }
 
     def _write(self):
@@ -184,15 +194,14 @@ def compare(arguments, folder):
     size_bytes = sum(tensor.nbytes for tensor in training.tensors().values())
     bounds = Bounds(size_bytes, folder)
     ways = {name: make(folder / name.replace(" ", "-")) for name, make in WAYS.items()}
-    first_pause_s = {name: round(measure(way, training, 1, 0)["pause_s"], 4) for name, way in ways.items()}
+    first_pause_s = {name: round(measure(way, training, bounds, 1, 0)["pause_s"], 4) for name, way in ways.items()}
     for way in ways.values():
-        measure(way, training, 1, 1)
+        measure(way, training, bounds, 1, 1)
     raw = []
     for number in range(2, 2 + arguments.rounds):
-        entry = {"none": {"following_s": training.steps(arguments.steps)}, "bounds": bounds.measure()}
+        entry = {"none": {"following_s": training.steps(arguments.steps)}, "bounds": bounds.measure(training)}
         for name in random.Random(number).sample(list(ways), len(ways)):
-            gc.collect()
-            entry[name] = measure(ways[name], training, arguments.steps, number)
+            entry[name] = measure(ways[name], training, bounds, arguments.steps, number)
         raw.append(entry)
         print(json.dumps({name: {k: round(v, 3) for k, v in entry[name].items()} for name in entry}), file=sys.stderr)
     result = {"state_mib": round(size_bytes / 2**20, 1), "first_pause_s": first_pause_s}
@@ -205,7 +214,7 @@ def summarise(raw, n_steps):
     for name in WAYS:
         table[name] = {
             "pause_s": median(entry[name]["pause_s"] for entry in raw),
-            "pause_in_warm_copies": median(entry[name]["pause_s"] / entry["bounds"]["copy_warm_s"] for entry in raw),
+            "pause_in_warm_copies": median(entry[name]["pause_s"] / entry[name]["copy_s"] for entry in raw),
             "lost_s": median(
                 entry[name]["pause_s"] + entry[name]["following_s"] - entry["none"]["following_s"] for entry in raw
             ),

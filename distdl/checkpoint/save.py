@@ -8,7 +8,9 @@ all. Before the rename the lease is looked at again, so that a run that was repl
 alone writes; all call.
 """
 
+import contextlib
 import errno
+import queue
 import shutil
 import threading
 import time
@@ -51,7 +53,7 @@ class Checkpoints:
         self._epoch_length, self._warn, self._still_ours = epoch_length, warn, still_ours
         self._snapshot = Snapshot()
         self._positions: dict[int, int] = {}  # samples since the start, of the checkpoints whose manifest was read
-        self._thread: threading.Thread | None = None
+        self._background = _Background("checkpoint")
         self._failure: Exception | None = None
         self._failures_in_a_row = 0
 
@@ -62,8 +64,7 @@ class Checkpoints:
             self._finish(must_succeed=False)
             tensors, _ = capture()
             format.check_dtypes(tensors)
-            self._thread = threading.Thread(target=self._snapshot.prepare, args=(tensors,), daemon=True)
-            self._thread.start()
+            self._background.start(lambda: self._prepare(tensors))
 
     def save(self, capture: Capture, step: int, *, best_steps: Sequence[int], wait: bool) -> None:
         """Saves what `capture()` returns as the state at `step`; with `wait`, returns when it is committed.
@@ -74,21 +75,22 @@ class Checkpoints:
         if collectives.rank() == 0:  # rank 0 only
             self._wait_for_the_one_before(step)
             tensors, state = capture()
-            self._thread = threading.Thread(
-                target=self._write,
-                args=(self._snapshot.take(tensors), state, step, best_steps),
-                name="checkpoint",
-                daemon=True,
-            )
-            self._thread.start()
+            copies = self._snapshot.take(tensors)
+            self._background.start(lambda: self._write(copies, state, step, best_steps), freeing=tensors)
+            del tensors
             if wait:
                 self._finish(must_succeed=True)
         if wait:
             collectives.barrier()
 
-    def close(self) -> None:
-        """Waits for a save under way."""
+    def wait(self) -> None:
+        """Returns when no save is under way."""
         self._finish(must_succeed=False)
+
+    def close(self) -> None:
+        """Waits for a save under way, and ends the thread."""
+        self.wait()
+        self._background.close()
 
     def _wait_for_the_one_before(self, step: int) -> None:
         began = time.monotonic()
@@ -102,10 +104,7 @@ class Checkpoints:
             )
 
     def _finish(self, *, must_succeed: bool) -> None:
-        if self._thread is None:
-            return
-        self._thread.join()
-        self._thread = None
+        self._background.wait()
         failure, self._failure = self._failure, None
         if failure is None:
             self._failures_in_a_row = 0
@@ -119,6 +118,10 @@ class Checkpoints:
         self._warn(
             "a save that failed", f"a checkpoint was not saved ({error}); training goes on, the next save tries again"
         )
+
+    def _prepare(self, tensors: dict[str, torch.Tensor]) -> None:
+        with contextlib.suppress(Exception):  # no memory: the save itself asks again, and says so
+            self._snapshot.prepare(tensors)
 
     def _write(
         self, tensors: dict[str, torch.Tensor], state: dict[str, Any], step: int, best_steps: Sequence[int]
@@ -168,6 +171,46 @@ class Checkpoints:
             except (CheckpointDamaged, KeyError):
                 return None
         return self._positions[step]
+
+
+class _Background:
+    """A thread that waits for work, one piece at a time: to start a thread for each would be a part of the pause.
+
+    It is a daemon: a disk that hangs must not hang the end of a process that has failed.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._thread: threading.Thread | None = None
+        self._work: queue.SimpleQueue[tuple[Callable[[], None], Any] | None] = queue.SimpleQueue()
+        self._idle = threading.Event()
+        self._idle.set()
+
+    def start(self, work: Callable[[], None], freeing: Any = None) -> None:
+        """`freeing` is let go in the thread: to free a thousand tensors costs milliseconds when others want to run."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        self._idle.clear()
+        self._work.put((work, freeing))
+
+    def wait(self) -> None:
+        self._idle.wait()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._work.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while (given := self._work.get()) is not None:
+            work, freeing = given
+            try:
+                work()
+            finally:
+                del given, work, freeing
+                self._idle.set()
 
 
 def sweep(folder: RunFolder) -> None:

@@ -6,7 +6,7 @@ copies are only queued, in the stream that also computes, so that the next step 
 what is being copied; the host does not wait for them.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ _ALIGNMENT = 64  # bytes: a cache line, and enough for every dtype
 class Snapshot:
     def __init__(self) -> None:
         self._copies: list[torch.Tensor] = []  # parts of the block
-        self._layout: list[Any] = []  # dtypes, shapes and strides that the parts are made for
+        self._layout: list[Any] = []  # shapes, strides and dtypes that the parts are made for
         self._copied: torch.Event | None = None
 
     @torch.no_grad()
@@ -27,20 +27,27 @@ class Snapshot:
         Names that share memory (tied weights) share it in the copy as well. Elements keep their order in memory, as in
         channels_last: to permute them would cost ten times the copy.
         """
-        unique = self.prepare(tensors)
+        places = [place_of(tensor) for tensor in tensors.values()]
+        unique = self._make_room(places, tensors)
         torch._foreach_copy_(self._copies, list(unique.values()), non_blocking=True)
         device = _device_of(unique.values())
         if device is not None:
             self._copied = torch.Event(device.type)
             self._copied.record()
         copy_of = dict(zip(unique, self._copies))
-        return {name: copy_of[place_of(tensor)] for name, tensor in tensors.items()}
+        return {name: copy_of[place] for name, place in zip(tensors, places)}
 
     @torch.no_grad()
-    def prepare(self, tensors: Mapping[str, torch.Tensor]) -> dict[tuple[Any, ...], torch.Tensor]:
-        """Allocates for tensors like these, and writes to every page; returns the unique ones by `place_of`."""
-        unique = {place_of(tensor): tensor.detach() for tensor in tensors.values()}
-        layout = [(tensor.dtype, tensor.shape, tensor.stride()) for tensor in unique.values()]
+    def prepare(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Allocates for tensors like these, and writes to every page."""
+        self._make_room([place_of(tensor) for tensor in tensors.values()], tensors)
+
+    def _make_room(
+        self, places: Sequence[tuple[Any, ...]], tensors: Mapping[str, torch.Tensor]
+    ) -> dict[tuple[Any, ...], torch.Tensor]:
+        """Returns the unique tensors by place."""
+        unique = dict(zip(places, tensors.values()))
+        layout = [place[2:] for place in unique]
         if layout != self._layout:
             self._copies = []  # gives the memory back before more is taken
             device = _device_of(unique.values())

@@ -7,6 +7,7 @@ marked `matrix` are the long grids: only `make matrix` runs them.
 import importlib.util
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"needs(*what): of the machine: {', '.join(_HAS)}")
     config.addinivalue_line("markers", "matrix: a long grid, run by `make matrix`")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with & by a script: programs under test inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # started with nohup
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

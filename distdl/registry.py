@@ -134,10 +134,8 @@ def check_name(name: str, table: Mapping[str, str], kind: str, declared: Names |
     if name in table or (kind, name) in declared or (kind, name) in _registered or all(name.partition(":")):
         return name
     known = [*table, *(own for its_kind, own in dict.fromkeys((*declared, *_registered)) if its_kind == kind)]
-    raise ValueError(
-        f"unknown {kind} '{name}'{did_you_mean(name, known)} "
-        f"(known: {', '.join([*known, 'or package.module:attribute'])})"
-    )
+    listed = f"known: {', '.join(known)}, or" if known else "none is built in or registered; name it as"
+    raise ValueError(f"unknown {kind} '{name}'{did_you_mean(name, known)} ({listed} package.module:attribute)")
 
 
 def resolve(name: str, table: Mapping[str, str], kind: str) -> Callable[..., Any]:
@@ -166,23 +164,31 @@ def resolve(name: str, table: Mapping[str, str], kind: str) -> Callable[..., Any
     return function
 
 
-def call_with_args(function: Callable[..., Any], args: Mapping[str, Any], kind: str, **given: Any) -> Any:
-    """`function(**given, **args)`; UserError for an argument that it does not take, and for one that is missing."""
+def call_with_args(
+    function: Callable[..., Any], args: Mapping[str, Any], kind: str, *, where: str = "", **given: Any
+) -> Any:
+    """`function(**given, **args)`; UserError for an argument that it does not take, and for one that is missing.
+
+    `kind` names the function to the reader, `where` the key of the config that has `args`.
+    """
     try:
         parameters = inspect.signature(function).parameters
     except ValueError:
-        raise UserError(f"{kind} does not say which arguments it takes", fix="Write a function round it.") from None
+        raise UserError(
+            f"{kind} does not say which arguments it takes", where=where, fix="Write a function round it."
+        ) from None
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in args:
         if name in given or (name not in parameters and not open_ended):
             known = [p for p in parameters if p not in given]
             raise UserError(
                 f"{kind} takes no argument '{name}'{did_you_mean(name, known)}",
+                where=where,
                 fix=f"It takes: {', '.join(known) or 'none'}.",
             )
     for name in given:
         if name not in parameters and not open_ended:
-            raise UserError(f"{kind} has to take the argument '{name}'")
+            raise UserError(f"{kind} has to take the argument '{name}'", where=where)
     missing = [
         p.name
         for p in parameters.values()
@@ -192,5 +198,5 @@ def call_with_args(function: Callable[..., Any], args: Mapping[str, Any], kind: 
         and p.name not in given
     ]
     if missing:
-        raise UserError(f"{kind} needs the argument '{missing[0]}'")
+        raise UserError(f"{kind} needs the argument '{missing[0]}'", where=where)
     return function(**given, **args)

@@ -83,6 +83,12 @@ class Checkpoints:
         if wait:
             collectives.barrier()
 
+    def prune(self, best_steps: Sequence[int]) -> None:
+        """Deletes what no rule keeps any more. A failure is left to the next save."""
+        if collectives.rank() == 0:  # rank 0 only
+            with contextlib.suppress(OSError):
+                self._prune(best_steps)
+
     def wait(self) -> None:
         """Returns when no save is under way."""
         self._finish(must_succeed=False)

@@ -122,7 +122,8 @@ def _text(
     except FileNotFoundError:
         there = {other.stem: other.name for other in path.parent.glob("*.y*ml" if kind == "YAML" else "*.py")}
         near = "".join(f" - did you mean {there[stem]}?" for stem in nearest(path.stem, there)[:1])
-        mistakes.append(Mistake(asked_by, f"{said_of}there is no such file{near}"))
+        kept = " (the copies that a run keeps are in its plugins/)" if kind == "Python" and not near else ""
+        mistakes.append(Mistake(asked_by, f"{said_of}there is no such file{near}{kept}"))
     except IsADirectoryError:
         mistakes.append(Mistake(asked_by, f"{said_of}this is a folder, not a {kind} file"))
     except (OSError, ValueError) as error:
@@ -157,6 +158,8 @@ def _declared_names(tree: Node, mistakes: list[Mistake]) -> registry.Names:
     listed = tree.value.get("plugins") if isinstance(tree.value, dict) else None
     declared: dict[tuple[str, str], str] = {}
     before = len(mistakes)
+    if listed and listed.value is not None and not isinstance(listed.value, list):
+        return _Any()  # which is told as the mistake that it is
     for item in listed.value if listed and isinstance(listed.value, list) else []:
         if not isinstance(item.value, str):
             continue

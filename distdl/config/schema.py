@@ -64,8 +64,8 @@ def _check_period(text: int | str) -> int | str:
     return text
 
 
-def _check_duration(text: str) -> str:
-    if parse_period(text)[1] != "seconds":
+def _check_duration(text: Any) -> Any:
+    if not isinstance(text, str) or parse_period(text)[1] != "seconds":
         raise ValueError(f"'{text}' is not a time: write '90 min' or '23 h'")
     return text
 
@@ -94,7 +94,7 @@ def _name_in(table: dict[str, str], kind: str) -> AfterValidator:
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Period = Annotated[int | str, AfterValidator(_check_period)]
-Duration = Annotated[str, AfterValidator(_check_duration)]
+Duration = Annotated[str, BeforeValidator(_check_duration)]
 SignalName = Annotated[str, AfterValidator(_check_signal)]
 Transform = Annotated[dict[str, Any], BeforeValidator(_one_transform)]
 

@@ -30,7 +30,7 @@ def build(name: str, args: Mapping[str, Any]) -> nn.Module:
     function of the user's that returns something else than a module.
     """
     function = registry.resolve(name, registry.MODELS, "model")
-    network = registry.call_with_args(function, args, f"model '{name}'")
+    network = registry.call_with_args(function, args, f"model '{name}'", where="model.args")
     if not isinstance(network, nn.Module):
         raise UserError(
             f"model '{name}' is a {type(network).__name__}, not a torch.nn.Module",

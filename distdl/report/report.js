@@ -457,6 +457,7 @@ function addControls() {
     });
   }
   const smoothing = document.getElementById("smoothing");
+  if (!smoothing) return; // no curves: a run that ended before its first number
   const showSmoothing = () => {
     view.smoothing = Number(smoothing.value);
     document.getElementById("smoothing-value").textContent = view.smoothing.toFixed(2);

@@ -194,7 +194,10 @@ def select(
     known = {key for _, values in table for key in values}
     for key in keys:
         if rows and key not in known:
-            raise UserError(f"no run here has '{key}'{did_you_mean(key, known)}", where="command line")
+            what = f"no run here has '{key}'{did_you_mean(key, known)}"
+            own = sorted(name for name in known if "." not in name)
+            fix = f"A run has: {', '.join(own)}, and every key of its config, such as optim.lr."
+            raise UserError(what, where="command line", fix=fix)
     table = [
         (row, values)
         for row, values in table
@@ -269,7 +272,9 @@ def _rank(value: Any) -> tuple[bool, Any]:
 def format_runs(rows: list[Row], columns: Sequence[str] = ()) -> str:
     """A line for each run: with the best and the last evaluation, or instead of them with the `columns`."""
     if not rows:
-        return f"no such runs in {runs_root()}/; start one: distdl train configs/digits/lenet5.yaml --nproc 2"
+        if any(runs_root().glob("*/run.json")):
+            return f"none of the runs in {runs_root()}/ fits"
+        return f"no runs in {runs_root()}/; start one: distdl train configs/digits/lenet5.yaml --nproc 2"
     middle = list(columns) or ["best", "last evaluation"]
     cells = [["run", "state", "step", "epoch", *middle, "changed"]]
     for row in rows:

@@ -81,7 +81,10 @@ class Teacher:
 def _read(wanted: DistillConfig, split: SplitConfig, weights: dict[str, Tensor]) -> dict[str, Any]:
     """Fills `weights`, and returns what else makes the teacher, as JSON. Called on rank 0 alone."""
     name, step = split_step(wanted.teacher)
-    folder = find(name)
+    try:
+        folder = find(name)
+    except UserError as error:
+        raise UserError(error.what, where=f"train.distill.teacher: {wanted.teacher}", fix=error.fix) from None
     config = load(folder.config).config
     trust.check(folder, config)
     _check_same_images(split, config.data.train, f"train.distill.teacher: {wanted.teacher}")

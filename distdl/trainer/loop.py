@@ -38,7 +38,7 @@ def fit(
     `trace` may stand between the loop and its batches, to profile the steps in between.
     """
     config, state, clock = run.config, run.state, Clock(run.state.time_s)
-    meter, first_step = Meter(run.phases), state.step
+    meter, first_step = Meter(run.phases, state.unlogged), state.step
     periods = {"log": config.train.log_every, "eval": config.train.eval_every, "save": config.checkpoint.every}
     events = Schedule(periods, run.plan.epoch_length, run.end)
     vote = Vote("preempted", "interrupted", "bad", *periods)
@@ -80,6 +80,7 @@ def fit(
                     state.eval_pending = stop is not None  # a stop comes first; the evaluation is made up for on resume
                     stop = stop or evaluate_all(run, track, clock, stops)
                 if "save" in due or stop or run.is_over or is_among_best(run):
+                    state.unlogged = meter.settle()
                     save(run, checkpoints, clock, wait=stop is not None or run.is_over)
         if stop or run.is_over:
             break

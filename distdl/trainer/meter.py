@@ -20,9 +20,11 @@ class Meter:
     What a step hands over is only kept, and added up many at a time: a step pays for no operation.
     """
 
-    def __init__(self, phases: Phases) -> None:
+    def __init__(self, phases: Phases, unlogged: tuple[float, float] = (0.0, 0.0)) -> None:
+        """`unlogged`: what `settle` returned before the run was stopped; its next row starts from there."""
         self._phases = phases
         self._reset()
+        self._hold(torch.tensor(unlogged, dtype=torch.float64))
 
     def _reset(self) -> None:
         self._phases.take()
@@ -59,6 +61,17 @@ class Meter:
         }
         self._reset()
         return row
+
+    def settle(self) -> tuple[float, float]:
+        """(loss sum, count) of all workers since the last row, for a checkpoint. Waits for the device."""
+        total = collectives.sum_(self._total().cpu())
+        self._hold(total)
+        loss_sum, count = total.tolist()
+        return loss_sum, count
+
+    def _hold(self, total: Tensor) -> None:
+        """Goes on from a total over all workers."""
+        self._sums = [tuple(total)] if collectives.rank() == 0 else []
 
     def _total(self) -> Tensor:
         """fp64 (2,) on the device."""

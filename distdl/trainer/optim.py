@@ -69,7 +69,7 @@ def _torchs(
     if "weight_decay" in args:
         raise UserError(f"{name} has its weight decay elsewhere", where="optim.args", fix="Set optim.weight_decay.")
     try:
-        return registry.call_with_args(kind, args, name, params=groups, lr=config.lr, **given)
+        return registry.call_with_args(kind, args, name, params=groups, lr=config.lr, **given, where="optim.args")
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{name}: {error}", where="optim.args") from error
 
@@ -138,8 +138,10 @@ def build(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
     function = registry.resolve(config.name, registry.OPTIMISERS, "optimiser")
     kind = f"optimiser '{config.name}'"
     if config.name in registry.OPTIMISERS:
-        return registry.call_with_args(function, config.args, kind, named=named, config=config)
-    return registry.call_with_args(function, config.args, kind, params=parameter_groups(named, config), lr=config.lr)
+        return registry.call_with_args(function, config.args, kind, named=named, config=config, where="optim.args")
+    return registry.call_with_args(
+        function, config.args, kind, params=parameter_groups(named, config), lr=config.lr, where="optim.args"
+    )
 
 
 # --- groups ---

@@ -64,18 +64,23 @@ def traced(
     as far as it came."""
     from torch.profiler import record_function
 
-    batches = iter(batches)
-    yield from islice(batches, profile.first - 2)
+    batches, reached = iter(batches), False
     stem = folder / f"rank-{rank}-steps-{profile.first}-{profile.end}"
-    with _recorded(stem, profile.end - profile.first, say) as end_step, _annotated(phases):
-        for _ in range(profile.first - 1, profile.end):
-            with record_function(WAIT):
-                batch = next(batches, None)
-            if batch is None:
-                break
-            yield batch
-            end_step()
-    yield from batches
+    try:
+        yield from islice(batches, profile.first - 2)
+        with _recorded(stem, profile.end - profile.first, say) as end_step, _annotated(phases):
+            for number in range(profile.first - 1, profile.end):
+                with record_function(WAIT):
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                reached = number >= profile.first
+                yield batch
+                end_step()
+        yield from batches
+    finally:  # the loop may want no more
+        if not reached:
+            say(f"warning: nothing was profiled: this launch ended before its step {profile.first}")
 
 
 @contextlib.contextmanager

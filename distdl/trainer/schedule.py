@@ -155,7 +155,8 @@ def build(config: ScheduleConfig, peak: float) -> Rate:
         )
     args = _arguments(function, config) if config.name in registry.SCHEDULES else config.args
     kind = f"schedule '{config.name}'"
-    registry.call_with_args(function, args, kind, step=warmup, begin=warmup, end=warmup + 1, epoch=0.0)
+    trial = {"step": warmup, "begin": warmup, "end": warmup + 1, "epoch": 0.0}
+    registry.call_with_args(function, args, kind, where="schedule.args", **trial)
 
     def lr(step: int, total_steps: int, epoch: float, plateau_factor: float = 1.0) -> float:
         if step < warmup:

@@ -166,10 +166,10 @@ def build_task(config: Config) -> Any:
     function = registry.resolve(config.task.name, registry.TASKS, "task")
     kind, smoothing = f"task '{config.task.name}'", config.task.label_smoothing
     if "label_smoothing" in inspect.signature(function).parameters:
-        return registry.call_with_args(function, config.task.args, kind, label_smoothing=smoothing)
+        return registry.call_with_args(function, config.task.args, kind, label_smoothing=smoothing, where="task.args")
     if smoothing:
         raise UserError(f"{kind} has no label smoothing", where="task.label_smoothing", fix="Leave it out.")
-    return registry.call_with_args(function, config.task.args, kind)
+    return registry.call_with_args(function, config.task.args, kind, where="task.args")
 
 
 def build_model(config: Config, device: torch.device) -> nn.Module:

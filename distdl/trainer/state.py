@@ -33,6 +33,7 @@ class TrainState:
     n_skipped_in_a_row: int = 0
     eval_pending: bool = False  # stopped inside an evaluation: it is made up for at the start
     micro_batch: int | None = None  # found by micro_batch: auto
+    unlogged: tuple[float, float] = (0.0, 0.0)  # loss sum and count over all workers since the last train row
 
     def advance(self, n_samples: int) -> None:
         self.step += 1

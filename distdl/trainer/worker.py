@@ -136,12 +136,14 @@ def _train(
     resumed = _restore(run, folder, launch, say)
     if run.is_over and resumed and not state.eval_pending:
         how = "raise train.early_stop.patience" if run.stops_early else "raise its length"
-        say(f"this run is finished (step {state.step}, epoch {run.epoch:g}); {how} to go on")
-        if world.rank == 0 and not launch.check and not folder.final.exists():  # killed after the last save
+        _printer(world.rank == 0)(f"this run is finished (step {state.step}, epoch {run.epoch:g}); {how} to go on")
+        if world.rank == 0 and not launch.check:  # it was killed after the last save, or its length was lowered
             _write_final(run, folder, "done", 0.0)
         return "done"
     micro_batch.settle(run)
     _describe(run, folder, say)
+    if (warmup := config.schedule.warmup_steps) >= run.total_steps > 0:
+        say(f"warning: schedule.warmup_steps: {warmup}: the learning rate never gets to its peak in this run")
     checkpoints = Checkpoints(
         folder,
         keep=config.checkpoint.keep,
@@ -149,6 +151,8 @@ def _train(
         warn=lambda topic, message: track.warn_once(topic, message),
         still_ours=lambda: fence is None or lease.still_ours(folder, fence),
     )
+    if resumed:
+        checkpoints.prune(loop.best_steps(run))  # checkpoint.keep may have been lowered because the disk is full
     if launch.check:
         return loop.check(run, checkpoints, say)
     if world.rank == 0:  # rank 0 only
@@ -197,6 +201,8 @@ def _restore(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], N
             name, step = split_step(launch.start_from)
             source = find(name)
             found = checkpoint_load.at_step(source, step)
+            if not weights_only:
+                _check_start(run, found)
             started_from = {"run": source.name, "run_id": source.run_id(), "step": found.step}
             folder.add_to_identity(started_from={**started_from, "weights_only": weights_only})
         return found
@@ -206,6 +212,7 @@ def _restore(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], N
         return False
     if launch.start_from and not own:
         run.state.best, run.state.ranking, run.state.early_stop = None, [], None  # they name the other run's steps
+        run.state.unlogged = (0.0, 0.0)
         say(f"started from {'the weights of ' * weights_only}{launch.start_from}; noted in {folder.identity.name}")
     if weights_only:
         return False
@@ -219,6 +226,24 @@ def _restore(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], N
     if changed:
         say(f"the same samples as before, but other rounding: {', '.join(changed)}")
     return True
+
+
+def _check_start(run: Run, source: Checkpoint) -> None:
+    """Whether this run can go on where another one was."""
+    before, now = source.state["config"]["optim"]["name"], run.config.optim.name
+    if before != now:
+        raise UserError(
+            f"the checkpoint holds the state of '{before}', which means nothing to '{now}'",
+            where="optim.name",
+            fix="Start from its weights alone: add --weights-only.",
+        )
+    position = source.state["train_state"]["position"]
+    if position >= run.end:
+        raise UserError(
+            f"the checkpoint is at epoch {position / run.plan.epoch_length:g}, where this run would end",
+            where="train.steps" if run.config.train.steps else "train.epochs",
+            fix="Raise it: the epochs of the other run count. Or start from its weights alone: add --weights-only.",
+        )
 
 
 def _check_same_data(run: Run, context: dict[str, Any]) -> None:

@@ -78,6 +78,21 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(place, unkilled, victim
     kill_and_resume(place, unkilled, victim, point, nproc)
 
 
+def test_a_row_that_was_half_gathered_when_the_run_was_killed_is_the_same(place):
+    place.config(model__name="faulty:lenet5", train__log_every=15, checkpoint__every=7)
+    fault = {"rank": 1, "where": "train", "nth": 25, "kill": "all", "once": str(place.path / "struck")}
+    command = ("train", "run.yaml", "--nproc", 2)
+    assert place.run(*command, "--name", "unkilled").code == 0
+
+    assert place.run(*command, FAULT=json.dumps(fault)).code == -signal.SIGKILL
+    resumed = place.run(*command, "--resume")  # from step 21, in the middle of the row of steps 16 to 30
+
+    assert resumed.code == 0, resumed.output
+    losses, unkilled = ([(row["step"], row["loss"]) for row in place.rows(name)] for name in ("run", "unkilled"))
+    assert [step for step, _ in losses] == [15, 30, 40]
+    assert losses == unkilled
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize(("victim", "point", "nproc"), [case for case in ALL if case not in COVERING])
 def test_every_victim_at_every_point(place, unkilled, victim, point, nproc):

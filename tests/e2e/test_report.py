@@ -81,6 +81,15 @@ def test_a_report_opens_offline_and_draws_the_curves_and_images_of_two_runs(plac
 
 
 @pytest.mark.needs("chromium")
+def test_the_report_of_a_run_that_failed_before_its_first_number_opens(place, browse):
+    assert place.run("train", place.config(checkpoint__best="top9")).code == 2
+
+    assert place.run("report", "run").code == 0
+
+    assert "run" in browse(place.path / "runs/run/report.html")
+
+
+@pytest.mark.needs("chromium")
 def test_a_reader_zooms_hovers_smooths_and_hides(place, browse):
     assert place.run("train", place.config(train__log_every=1)).code == 0
     assert place.run("report", "run", "--no-predictions", "--out", "page.html").code == 0

@@ -93,3 +93,14 @@ def test_the_phases_of_the_steps_are_in_the_row(meter, phases, clock):
     row = meter.reduce()
 
     assert (row["forward_s"], row["exchange_s"]) == (0.25, 0)
+
+
+def test_a_row_after_a_checkpoint_is_the_same_whether_the_run_was_stopped_there_or_not(meter, phases):
+    add(meter, loss_sum=8.0, count=8)
+    unlogged = meter.settle()
+    resumed = Meter(phases, unlogged)
+    for each in (meter, resumed):
+        add(each, loss_sum=7.0, count=2)
+
+    assert unlogged == (8.0, 8.0)
+    assert meter.reduce()["loss"] == resumed.reduce()["loss"] == 1.5

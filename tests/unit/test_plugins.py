@@ -162,7 +162,7 @@ def test_all_mistakes_in_plugins_are_told_with_their_lines_besides_those_of_the_
     assert errors(text) == [
         "x.yaml:4: optim.lr: should be greater than 0 (got -1)",
         "broken.py:2: not valid Python: '(' was never closed",
-        "x.yaml:8: plugins: mine.py: there is no such file",
+        "x.yaml:8: plugins: mine.py: there is no such file (the copies that a run keeps are in its plugins/)",
         "latin.py:2: not UTF-8 text",
         "x.yaml:10: plugins: folder.py: this is a folder, not a Python file",
         "twice.py:3: the model 'my_net' is in my.py:3 already",
@@ -171,7 +171,9 @@ def test_all_mistakes_in_plugins_are_told_with_their_lines_besides_those_of_the_
 
 
 def test_a_name_that_may_be_one_of_a_plugin_that_can_not_be_read_is_no_mistake_of_its_own():
-    assert errors(CONFIG) == ["x.yaml:5: plugins: my.py: there is no such file"]
+    assert errors(CONFIG) == [
+        "x.yaml:5: plugins: my.py: there is no such file (the copies that a run keeps are in its plugins/)"
+    ]
 
 
 def test_a_config_with_plugins_is_shown_as_a_config_again():

@@ -65,8 +65,8 @@ def test_a_run_that_ends_inside_the_range_is_traced_as_far_as_it_came(train, tmp
     assert shapes_summed(events(tmp_path / "rank-0-steps-2-10.json.gz")) == {(2,), (3,)}
 
 
-def test_a_run_that_ends_before_the_range_leaves_nothing(train, tmp_path):
-    assert train(Profile.parse("5:7"), 2) == []
+def test_a_run_that_ends_before_the_range_says_so_and_leaves_nothing(train, tmp_path):
+    assert train(Profile.parse("5:7"), 2) == ["warning: nothing was profiled: this launch ended before its step 5"]
     assert list(tmp_path.iterdir()) == []
 
 

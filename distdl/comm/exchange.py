@@ -1,33 +1,42 @@
-"""Our gradient exchange: fixed buckets, summed over the workers, with start / wait / test for each.
+"""Our gradient exchange: fixed buckets, summed over the workers while backward goes on, with start / wait for each.
 
 Gradients are views into flat buckets, filled in reverse order of registration (about the order in which backward
-produces them), so nothing is copied on the way. The buckets never change during a run, hence neither does the order of
-the sums: a resumed run has the bits of one that was never stopped. A parameter without a gradient counts as zero.
-One more element in the last bucket carries the number of samples, so that the mean is exact when shares are unequal.
+produces them), so nothing is copied on the way. A bucket is sent as soon as backward has filled it and all before it,
+so that the workers send in one order. The buckets never change during a run, hence neither does the order of the sums:
+a resumed run has the bits of one that was never stopped. A parameter without a gradient counts as zero.
+
+The step's status travels at the end of the last bucket: sums of a few counts, among them the number of valid rows, so
+that the mean is exact when shares are unequal.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from distdl.comm import collectives
 from distdl.comm.collectives import Pending
 
+_CARRIES_COUNTS = (torch.float32, torch.float64)  # exactly, up to 2^24
+
 
 class Bucket:
-    """A flat buffer whose pieces are the gradients of some parameters of one dtype."""
+    """A flat buffer whose pieces are the gradients of some parameters of one dtype, and `n_more` elements behind."""
 
-    def __init__(self, parameters: Sequence[torch.nn.Parameter], extra: int) -> None:
+    def __init__(
+        self, parameters: Sequence[torch.nn.Parameter], n_more: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self.parameters = list(parameters)
-        first = self.parameters[0]
         size = sum(p.numel() for p in self.parameters)
-        self.flat = torch.zeros(size + extra, dtype=first.dtype, device=first.device)
+        self.flat = torch.zeros(size + n_more, dtype=dtype, device=device)
+        self.more = self.flat[size:]
         self.views = []
         begin = 0
         for parameter in self.parameters:
             # The parameter's own strides (channels_last, say), so that the optimiser walks both in one order.
             self.views.append(self.flat.as_strided(parameter.size(), _dense_strides(parameter), begin))
             begin += parameter.numel()
+        self.missing: set[torch.nn.Parameter] = set()  # those that backward has not come to yet
         self._pending = Pending(None)
 
     def attach(self) -> None:
@@ -48,9 +57,12 @@ class Bucket:
 
 
 class Exchange:
-    """The buckets of a model's trainable parameters, of at most `bucket_mib`; a larger tensor gets its own."""
+    """The buckets of a model's trainable parameters, of at most `bucket_mib`; a larger tensor gets its own.
 
-    def __init__(self, parameters: Sequence[torch.nn.Parameter], bucket_mib: float) -> None:
+    A step calls `begin`, writes its counts to `status`, calls `arm` before the last backward, and `finish` after it.
+    """
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], bucket_mib: float, n_status: int) -> None:
         groups: list[list[torch.nn.Parameter]] = []
         filled = 0
         for parameter in reversed(parameters):
@@ -61,22 +73,56 @@ class Exchange:
                 filled = 0
             groups[-1].append(parameter)
             filled += size
-        last = len(groups) - 1
-        self.buckets = [Bucket(group, extra=1 if i == last else 0) for i, group in enumerate(groups)]
+        self.buckets = [Bucket(group, 0, group[0].dtype, group[0].device) for group in groups[:-1]]
+        last = groups[-1][0]
+        if last.dtype in _CARRIES_COUNTS:
+            self.buckets.append(Bucket(groups[-1], n_status, last.dtype, last.device))
+        else:
+            self.buckets.append(Bucket(groups[-1], 0, last.dtype, last.device))
+            self.buckets.append(Bucket([], n_status, torch.float32, last.device))
+        self.status = self.buckets[-1].more
+        self._armed = False
+        self._n_started = 0
+        for bucket in self.buckets:
+            for parameter in bucket.parameters:
+                hook = partial(self._arrived, bucket)
+                parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
-    def attach(self) -> None:
+    def begin(self) -> None:
+        """Zeroes the gradients and the status."""
+        self._armed, self._n_started = False, 0
         for bucket in self.buckets:
             bucket.attach()
 
-    def all_reduce(self, n_samples: int) -> torch.Tensor:
-        """Sums all gradients and the sample count over the workers; returns the count, shape (), on the device."""
-        count = self.buckets[-1].flat[-1]
-        count.fill_(n_samples)
+    def arm(self) -> None:
+        """From here on buckets are sent as backward fills them: nothing is added to a gradient after that."""
+        self._armed = True
         for bucket in self.buckets:
-            bucket.start()
+            bucket.missing = set(bucket.parameters)
+
+    def finish(self) -> None:
+        """Sends what backward has left, such as buckets with unused parameters, and waits for all."""
+        self._armed = False
+        while self._n_started < len(self.buckets):
+            self._start_next()
         for bucket in self.buckets:
             bucket.wait()
-        return count
+
+    def _arrived(self, bucket: Bucket, parameter: torch.nn.Parameter) -> None:
+        if not self._armed:
+            return
+        if parameter not in bucket.missing:
+            raise RuntimeError(
+                "a gradient came twice in one backward pass: does the network use reentrant activation checkpointing? "
+                "Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+            )
+        bucket.missing.remove(parameter)
+        while self._n_started < len(self.buckets) and not self.buckets[self._n_started].missing:
+            self._start_next()
+
+    def _start_next(self) -> None:
+        self.buckets[self._n_started].start()
+        self._n_started += 1
 
 
 def _dense_strides(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ class Due:
             return step % int(self._amount) == 0
         if self._unit == "epochs":
             return self._periods(position) > self._periods(position - n_samples)
-        # A vote is read a step after it was cast: the one cast while this event was last due still meant that time.
+        # On a device a vote is read a step after it was cast: the next one may still mean the time before.
         if self._unit == "seconds" and votes and step > self._last_step + 1:
             self._since, self._last_step = time.monotonic(), step
             return True

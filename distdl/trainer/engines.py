@@ -1,6 +1,7 @@
 """Engines: how the loss of micro-batches becomes an update of the weights, over all workers.
 
-A step calls `begin`, then `forward` and `backward` for each micro-batch, then `step`. Losses come in as sums over rows;
+A step calls `begin`, puts its counts into the status, calls `forward` and `backward` for each micro-batch, then `step`,
+which sums the status over the workers together with the gradients. Losses come in as sums over rows;
 their gradients are taken over the global batch, so that the sum over micro-batches and workers is the gradient of the
 mean. Where rows were masked it is corrected by global_batch / valid rows, which makes unequal shares exact.
 """
@@ -17,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from distdl import registry
 from distdl.comm import collectives
 from distdl.comm.exchange import Exchange
+from distdl.comm.status import Status
 from distdl.config.schema import Config
 from distdl.trainer import optim
 from distdl.trainer.phases import Phases
@@ -37,37 +39,51 @@ class Engine(Protocol):
     def backward(self, loss: Tensor, last: bool) -> None:
         """Adds the gradients of a micro-batch's summed loss, shape (); `last` as in the forward before."""
 
-    def step(self, step: int, lr: float, n_valid: int) -> None:
-        """Exchanges the gradients and updates the weights. `n_valid`: this worker's rows that counted.
+    def step(self, step: int, lr: float) -> None:
+        """Exchanges the gradients and the status, and updates the weights.
 
         It names its phases, "exchange" and "update", as it comes to them.
         """
 
 
-def build(config: Config, model: nn.Module, phases: Phases, add_noise: Callable[[int], None] | None = None) -> Engine:
+def build(
+    config: Config,
+    model: nn.Module,
+    phases: Phases,
+    status: Status,
+    add_noise: Callable[[int], None] | None = None,
+) -> Engine:
     """`add_noise(step)` is called on the final gradients."""
-    return registry.resolve(config.dist.engine, registry.ENGINES, "engine")(config, model, phases, add_noise)
+    return registry.resolve(config.dist.engine, registry.ENGINES, "engine")(config, model, phases, status, add_noise)
 
 
 class ExchangeEngine:
-    """Our own exchange: fixed buckets, no wrapper round the model."""
+    """Our own exchange: fixed buckets, sent while backward goes on, no wrapper round the model."""
 
     def __init__(
-        self, config: Config, model: nn.Module, phases: Phases, add_noise: Callable[[int], None] | None
+        self,
+        config: Config,
+        model: nn.Module,
+        phases: Phases,
+        status: Status,
+        add_noise: Callable[[int], None] | None,
     ) -> None:
-        self.model, self._phases = model, phases
+        self.model, self._phases, self._status = model, phases, status
         self.optimiser = optim.build(config.optim, model)
         self.update = Update(config, model, self.optimiser, add_noise=add_noise)
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         alone = collectives.world_size() == 1
-        self._exchange = None if alone else Exchange(self._trainable, config.dist.bucket_mib)
+        self._exchange: Exchange | None = None
+        if not alone:
+            self._exchange = Exchange(self._trainable, config.dist.bucket_mib, len(status.topics))
+            status.values = self._exchange.status
         self._buffers = Buffers(model)
 
     def begin(self, n_rows: int) -> None:
         self.update.begin(n_rows)
         self._buffers.begin()
         if self._exchange:
-            self._exchange.attach()
+            self._exchange.begin()
         else:
             for parameter in self._trainable:  # zero_grad() takes ten times as long, over what it tells the profiler
                 parameter.grad = None
@@ -76,14 +92,19 @@ class ExchangeEngine:
         return self.model(image)
 
     def backward(self, loss: Tensor, last: bool) -> None:
+        if last:
+            self._buffers.start()  # which no forward changes any more
+            if self._exchange:
+                self._exchange.arm()
         self.update.backward(loss)
 
-    def step(self, step: int, lr: float, n_valid: int) -> None:
-        self._phases.enter("exchange")
-        self._buffers.start()
-        count = self._exchange.all_reduce(n_valid) if self._exchange else n_valid
+    def step(self, step: int, lr: float) -> None:
+        self._phases.enter("exchange")  # what backward has not hidden
+        if self._exchange:
+            self._exchange.finish()
+        self._status.exchanged()
         self._phases.enter("update")
-        self.update(step, lr, count)
+        self.update(step, lr, self._status.n_valid)
         self._buffers.finish(self.update.skipped.now)
 
 
@@ -91,10 +112,15 @@ class DDPEngine:
     """torch's DistributedDataParallel, as the reference."""
 
     def __init__(
-        self, config: Config, model: nn.Module, phases: Phases, add_noise: Callable[[int], None] | None
+        self,
+        config: Config,
+        model: nn.Module,
+        phases: Phases,
+        status: Status,
+        add_noise: Callable[[int], None] | None,
     ) -> None:
         self.model = self._network = model
-        self._phases = phases
+        self._phases, self._status = phases, status
         self._world_size = collectives.world_size()
         self._ddp: DistributedDataParallel | None = None
         if self._world_size > 1:
@@ -127,12 +153,13 @@ class DDPEngine:
     def backward(self, loss: Tensor, last: bool) -> None:
         self.update.backward(loss)
 
-    def step(self, step: int, lr: float, n_valid: int) -> None:
+    def step(self, step: int, lr: float) -> None:
         self._phases.enter("exchange")  # what backward has not hidden
         self._buffers.start()
-        count = collectives.sum_(torch.tensor(float(n_valid)))
+        collectives.sum_(self._status.values)
+        self._status.exchanged()
         self._phases.enter("update")
-        self.update(step, lr, float(count))
+        self.update(step, lr, self._status.n_valid)
         self._buffers.finish(self.update.skipped.now)
 
 

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 
 from distdl.checkpoint.save import Checkpoints
-from distdl.comm.vote import Vote
 from distdl.data.engine import HostBatch
 from distdl.errors import UserError
 from distdl.track import NullTracker, Tracker
@@ -41,7 +40,6 @@ def fit(
     meter, first_step = Meter(run.phases, state.unlogged), state.step
     periods = {"log": config.train.log_every, "eval": config.train.eval_every, "save": config.checkpoint.every}
     events = Schedule(periods, run.plan.epoch_length, run.end)
-    vote = Vote("preempted", "interrupted", "bad", *periods)
 
     stop = evaluate_all(run, track, clock, stops) if state.eval_pending else None
     if run.is_over and stop is None:  # only that evaluation was missing
@@ -49,7 +47,9 @@ def fit(
         return "done"
     for batch in trace(run.host_batches()) if stop is None else ():  # resumes inside an epoch
         lr = run.lr_now()
-        sums = steps.train_step(run, batch, lr)  # forward, backward, exchange, update
+        # What this worker wants, told with the gradients; the sums come back with them, or a step later from a device.
+        mine = {"bad": batch.n_bad, **stops.votes(), **events.votes(run.world.rank == 0)}
+        sums = steps.train_step(run, batch, lr, **mine)  # forward, backward, exchange, update
         n_samples = min(run.global_batch, run.end - state.position)
         state.advance(n_samples)
         if state.step == first_step + 1:
@@ -59,11 +59,10 @@ def fit(
             print(f"bad sample: {problem}", file=sys.stderr, flush=True)
         track.progress(state.step)
 
-        # A vote cast in step t is read at the end of t + 1: no wait. What is saved has counted this step's own as well.
-        votes = vote.cast(bad=batch.n_bad, **stops.votes(), **events.votes(run.world.rank == 0))
+        votes = run.status.read()
         due = events.now(state.step, state.position, n_samples, votes)
-        if due & {"eval", "save"} or agreed_stop(votes):
-            votes = Counter(votes) + Counter(vote.drain())
+        if due & {"eval", "save"} or agreed_stop(votes):  # what is saved has counted this step's own as well
+            votes = Counter(votes) + Counter(run.status.drain())
         count_bad_samples(run, track, clock, votes["bad"])
         stop = agreed_stop(votes)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from distdl import models, registry
+from distdl.comm.status import Status
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config, TrainConfig
 from distdl.data.engine import HostBatch, Loader
@@ -29,6 +30,11 @@ from distdl.trainer.throughput import Throughput
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
+# What is counted in every step: a stop that a worker was asked for, samples that it could not use, and whether rank 0's
+# clock says that something is due.
+_COUNTED = ("valid", "preempted", "interrupted", "bad", "log", "eval", "save")
+
+
 @dataclass(slots=True)
 class Run:
     """All parts of a run. Functions take from it what they need by name."""
@@ -38,6 +44,7 @@ class Run:
     device: torch.device
     task: Any
     engine: Engine
+    status: Status  # what the workers tell each other in every step
     phases: Phases
     noise: Noise
     teacher: Teacher | None
@@ -104,7 +111,8 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
     model = build_model(config, device)
     teacher = Teacher.load(config, device) if config.train.distill else None
     timing, noise = phases.build(device), Noise(config.train.noise, model, config.train.seed)
-    engine = engines.build(config, model, timing, noise.gradients_ if config.train.noise.gradient else None)
+    status = Status(_COUNTED, device)
+    engine = engines.build(config, model, timing, status, noise.gradients_ if config.train.noise.gradient else None)
 
     dataset = open_dataset(config.data.train, "data.train")
     plan = build_plan(config, dataset)
@@ -121,6 +129,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         device=device,
         task=task,
         engine=engine,
+        status=status,
         phases=timing,
         noise=noise,
         teacher=teacher,

@@ -19,9 +19,10 @@ from distdl.trainer.setup import Run
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def train_step(run: Run, host: HostBatch, lr: float) -> list[tuple[Tensor, Tensor]]:
+def train_step(run: Run, host: HostBatch, lr: float, **counts: int) -> list[tuple[Tensor, Tensor]]:
     """Updates the weights once. Returns (loss sum, valid rows) of each micro-batch, scalars still on the device.
 
+    `counts`: what this worker adds to `run.status`, besides its valid rows.
     Raises UserError when memory runs out, with what was on its way through the network and the key to lower.
     """
     config, state, engine, phases = run.config.train, run.state, run.engine, run.phases
@@ -30,6 +31,7 @@ def train_step(run: Run, host: HostBatch, lr: float) -> list[tuple[Tensor, Tenso
     micro_batch = state.micro_batch or n_rows
     sums = []
     engine.begin(run.global_batch)
+    run.status.put(valid=host.n_valid, **counts)
     with explained_out_of_memory(host.tensors, run.device, "train.micro_batch", micro_batch):
         with run.noise.weights(state.step):
             for begin in range(0, n_rows, micro_batch):
@@ -43,7 +45,7 @@ def train_step(run: Run, host: HostBatch, lr: float) -> list[tuple[Tensor, Tenso
                 phases.enter("backward")
                 engine.backward(loss, last)
                 sums.append((loss.detach(), count))
-        engine.step(state.step, lr, host.n_valid)
+        engine.step(state.step, lr)
     if run.ema:
         run.ema.update(state.step)
     phases.leave()

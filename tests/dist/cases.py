@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distdl.comm import collectives
+from distdl.comm.exchange import Exchange
 from distdl.comm.vote import Vote
 from distdl.errors import PeerLost, UserError
 from distdl.trainer import batch_norm, micro_batch, step
@@ -129,6 +130,20 @@ def votes(n_steps: int, asks: dict[str, int]) -> Any:
     mine = asks.get(str(collectives.rank()))
     read = [vote.cast(stop=int(number == mine), bad=1) for number in range(n_steps)]
     return {"read": read, "rest": vote.drain(), "after": vote.drain()}
+
+
+def unequal_parts_of_a_network(uses: dict[str, list[int]], bucket_mib: float) -> Any:
+    """`uses`: rank -> the weights that its backward comes to, in this order. The summed gradients, and the status."""
+    rank = collectives.rank()
+    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(4)]
+    exchange = Exchange(weights, bucket_mib, n_status=2)
+    exchange.begin()
+    exchange.status.copy_(torch.tensor([rank + 1.0, float(rank == 2)]))
+    exchange.arm()
+    for number in uses[str(rank)]:
+        weights[number].sum().mul(10**rank).backward()
+    exchange.finish()
+    return {"sums": [weight.grad[0].item() for weight in weights], "status": exchange.status.tolist()}
 
 
 # --- training ---

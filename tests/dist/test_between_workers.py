@@ -78,6 +78,14 @@ def test_a_drain_waits_for_the_last_vote(three):
         assert result["after"] == {"stop": 0, "bad": 0}
 
 
+@pytest.mark.parametrize("bucket_mib", [1, 12 / 2**20])  # one bucket, four buckets
+def test_gradients_that_come_in_another_order_or_not_at_all_are_summed_with_their_own(three, bucket_mib):
+    uses = {"0": [3, 2, 1, 0], "1": [0, 1, 2, 3], "2": [2, 0]}
+
+    for result in three.run("unequal_parts_of_a_network", uses=uses, bucket_mib=bucket_mib):
+        assert result == {"sums": [111, 11, 111, 11], "status": [6, 1]}
+
+
 # --- failures; after each of them the harness starts new processes ---
 
 

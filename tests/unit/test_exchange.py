@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from distdl.comm import collectives
+from distdl.comm.collectives import Pending
 from distdl.comm.exchange import Exchange
 
 MIB = 2**20
@@ -18,11 +20,11 @@ def layout(exchange):
 
 
 def test_buckets_are_filled_in_reverse_order_of_registration():
-    assert layout(Exchange(parameters(1, 2, 3, 4), bucket_mib=1)) == [[4, 3, 2, 1]]
+    assert layout(Exchange(parameters(1, 2, 3, 4), bucket_mib=1, n_status=1)) == [[4, 3, 2, 1]]
 
 
 def test_a_bucket_is_bounded_and_a_larger_tensor_gets_its_own():
-    exchange = Exchange(parameters(10, 300, 40, 60), bucket_mib=400 / MIB)  # 100 elements of 4 bytes
+    exchange = Exchange(parameters(10, 300, 40, 60), bucket_mib=400 / MIB, n_status=1)  # 100 elements of 4 bytes
 
     assert layout(exchange) == [[60, 40], [300], [10]]
 
@@ -31,27 +33,85 @@ def test_a_bucket_has_one_kind_of_element():
     half = nn.Parameter(torch.zeros(5, dtype=torch.bfloat16))
     single = parameters(3, 4)
 
-    exchange = Exchange([single[0], half, single[1]], bucket_mib=1)
+    exchange = Exchange([single[0], half, single[1]], bucket_mib=1, n_status=1)
 
     assert layout(exchange) == [[4], [5], [3]]
     assert [bucket.flat.dtype for bucket in exchange.buckets] == [torch.float32, torch.bfloat16, torch.float32]
 
 
-def test_only_the_last_bucket_has_an_extra_element_which_carries_the_sample_count():
-    exchange = Exchange(parameters(10, 20), bucket_mib=80 / MIB)
-    exchange.attach()
+def test_the_last_bucket_carries_the_status():
+    exchange = Exchange(parameters(10, 20), bucket_mib=80 / MIB, n_status=3)
+    exchange.begin()
+    exchange.status.copy_(torch.tensor([7.0, 0.0, 1.0]))
 
-    count = exchange.all_reduce(7)
+    exchange.finish()
 
-    assert [bucket.flat.numel() for bucket in exchange.buckets] == [20, 10 + 1]
-    assert count.shape == () and count == 7
-    assert exchange.buckets[-1].flat[-1] == 7
+    assert [bucket.flat.numel() for bucket in exchange.buckets] == [20, 10 + 3]
+    assert exchange.buckets[-1].flat[-3:].tolist() == [7, 0, 1]
+
+
+def test_counts_do_not_travel_in_a_type_that_would_round_them():
+    half = nn.Parameter(torch.zeros(5, dtype=torch.bfloat16))
+
+    exchange = Exchange([half], bucket_mib=1, n_status=2)
+
+    assert layout(exchange) == [[5], []]
+    assert exchange.status.dtype == torch.float32 and exchange.status.shape == (2,)
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """The first elements of the buckets that were sent, in order."""
+    order = []
+    monkeypatch.setattr(collectives, "start_sum", lambda flat: order.append(flat[0].item()) or Pending(None))
+    return order
+
+
+def test_a_bucket_is_sent_when_backward_has_filled_it_and_all_before_it(sent):
+    weights = parameters(1, 1, 1)
+    exchange = Exchange(weights, bucket_mib=4 / MIB, n_status=1)  # one each: of weights 2, 1 and 0
+    seen = []
+    exchange.begin()
+    weights[2].sum().mul(2).backward()  # an earlier micro-batch: sends nothing
+    exchange.arm()
+
+    for weight, factor in ((weights[1], 3), (weights[2], 4), (weights[0], 5)):
+        weight.sum().mul(factor).backward()
+        seen.append(list(sent))
+
+    assert seen == [[], [2 + 4, 3], [2 + 4, 3, 5]]
+    exchange.finish()
+    assert len(sent) == 3
+
+
+def test_a_bucket_that_backward_did_not_fill_is_sent_at_the_end_in_its_turn(sent):
+    weights = parameters(1, 1, 1)
+    exchange = Exchange(weights, bucket_mib=4 / MIB, n_status=1)
+    exchange.begin()
+    exchange.arm()
+    (weights[2] * 2 + weights[0] * 3).sum().backward()  # weight 1 is not used
+    assert sent == [2]
+
+    exchange.finish()
+
+    assert sent == [2, 0, 3]
+
+
+def test_a_gradient_that_comes_twice_in_a_backward_pass_is_an_error_and_not_a_wrong_sum(sent):
+    (weight,) = parameters(1)
+    exchange = Exchange([weight], bucket_mib=1, n_status=1)
+    exchange.begin()
+    exchange.arm()
+    weight.sum().backward()
+
+    with pytest.raises(RuntimeError, match="reentrant activation checkpointing"):
+        weight.sum().backward()
 
 
 def test_backward_writes_the_gradients_straight_into_the_bucket():
     weights = parameters(2, 3)
-    exchange = Exchange(weights, bucket_mib=1)
-    exchange.attach()
+    exchange = Exchange(weights, bucket_mib=1, n_status=1)
+    exchange.begin()
 
     (weights[0].sum() * 5 + weights[1].sum() * 7).backward()
     (weights[0].sum() * 5).backward()  # the next micro-batch adds
@@ -60,14 +120,14 @@ def test_backward_writes_the_gradients_straight_into_the_bucket():
     assert weights[0].grad.data_ptr() == exchange.buckets[0].flat[3:].data_ptr()
 
 
-def test_attaching_clears_what_the_step_before_left_and_takes_back_a_gradient_that_was_replaced():
+def test_a_step_begins_by_clearing_what_the_step_before_left_and_takes_back_a_gradient_that_was_replaced():
     (weight,) = parameters(2)
-    exchange = Exchange([weight], bucket_mib=1)
-    exchange.attach()
+    exchange = Exchange([weight], bucket_mib=1, n_status=1)
+    exchange.begin()
     weight.sum().backward()
     weight.grad = None
 
-    exchange.attach()
+    exchange.begin()
 
     assert weight.grad is not None and weight.grad.tolist() == [0, 0]
     assert weight.grad.data_ptr() == exchange.buckets[0].flat.data_ptr()
@@ -80,8 +140,8 @@ def test_a_gradient_has_the_strides_of_its_parameter(memory_format):
     conv(image).square().sum().backward()
     expected = conv.weight.grad.clone()
 
-    exchange = Exchange(list(conv.parameters()), bucket_mib=1)
-    exchange.attach()
+    exchange = Exchange(list(conv.parameters()), bucket_mib=1, n_status=1)
+    exchange.begin()
     conv(image).square().sum().backward()
 
     assert conv.weight.grad.stride() == conv.weight.stride()
@@ -91,8 +151,8 @@ def test_a_gradient_has_the_strides_of_its_parameter(memory_format):
 
 def test_gradients_do_not_overlap_whatever_the_strides():
     weights = [nn.Parameter(torch.zeros(4, 3).t()), nn.Parameter(torch.zeros(2, 6)[:, ::2]), *parameters(5)]
-    exchange = Exchange(weights, bucket_mib=1)
-    exchange.attach()
+    exchange = Exchange(weights, bucket_mib=1, n_status=1)
+    exchange.begin()
 
     for value, weight in enumerate(weights, start=1):
         weight.grad.fill_(value)

@@ -1,6 +1,6 @@
 """What a checkpoint costs the training: the pause, and the slow-down of the steps that follow. ResNet-50, SGD, EMA.
 
-    python benchmarks/checkpoint.py [--rounds 7] [--steps 4] [--size 64] [--batch 16] [--folder DIR]
+    python benchmarks/checkpoint.py [--rounds 7] [--steps 4] [--size 64] [--batch 16] [--folder DIR] [--ways distdl]
 
 The state is that of a real run: weights, momentum and averaged weights, 293 MiB. In every round each way of saving has
 its turn, in another order each time, so that whatever else the machine does hits all: it starts a save, trains some
@@ -193,7 +193,7 @@ def compare(arguments, folder):
     training = Training(arguments.batch, arguments.size)
     size_bytes = sum(tensor.nbytes for tensor in training.tensors().values())
     bounds = Bounds(size_bytes, folder)
-    ways = {name: make(folder / name.replace(" ", "-")) for name, make in WAYS.items()}
+    ways = {name: WAYS[name](folder / name.replace(" ", "-")) for name in arguments.ways}
     first_pause_s = {name: round(measure(way, training, bounds, 1, 0)["pause_s"], 4) for name, way in ways.items()}
     for way in ways.values():
         measure(way, training, bounds, 1, 1)
@@ -211,7 +211,7 @@ def compare(arguments, folder):
 def summarise(raw, n_steps):
     """Medians over the rounds; each ratio is formed inside its round."""
     table = {}
-    for name in WAYS:
+    for name in (name for name in WAYS if name in raw[0]):
         table[name] = {
             "pause_s": median(entry[name]["pause_s"] for entry in raw),
             "pause_in_warm_copies": median(entry[name]["pause_s"] / entry[name]["copy_s"] for entry in raw),
@@ -237,6 +237,7 @@ def main():
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--folder", type=Path, help="where to write: another disk than that of the system's temporary")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="without peers: what a run feels")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
@@ -248,7 +249,8 @@ def main():
     result = {**machine, **settings, **result}
     print(json.dumps({key: value for key, value in result.items() if key != "rounds"}, indent=2))
     results = Path(__file__).parent / "results"
-    (results / f"checkpoint-{DEVICE.type}.json").write_text(json.dumps(result, indent=1) + "\n")
+    alone = "" if len(arguments.ways) > 1 else "-alone"
+    (results / f"checkpoint-{DEVICE.type}{alone}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,30 +17,38 @@ class Status:
 
     def __init__(self, topics: tuple[str, ...], device: torch.device) -> None:
         self.topics = topics
-        self.values = torch.zeros(len(topics), dtype=torch.float32, device=device)
-        """What whoever exchanges the gradients sums over the workers, in place, between `put` and `exchanged`."""
         self._lag = 0 if device.type == "cpu" else 1  # steps
-        self._arriving: deque[tuple[torch.Tensor, torch.Event | None]] = deque()
+        self._arriving: deque[tuple[torch.Tensor | list[float], torch.Event | None]] = deque()
+        self.use(torch.zeros(len(topics), dtype=torch.float32, device=device))
 
-    @property
-    def n_valid(self) -> torch.Tensor:
-        """Valid rows, shape (), on the device; over all workers once it was exchanged."""
-        return self.values[0]
+    def use(self, values: torch.Tensor) -> None:
+        """Keeps the counts in `values`, shape (topics,), fp32 or fp64, on the device.
+
+        Whoever exchanges the gradients sums them over the workers, in place, between `put` and `exchanged`.
+        """
+        self.values = values
+        self._on_host = values.numpy() if values.device.type == "cpu" else None  # the same memory
+        self.n_valid = values[0]
+        """valid rows, shape (), on the device; over all workers once it was exchanged"""
 
     def put(self, **counts: int) -> None:
         """This worker's counts for the step to come, each below 2^24; those of other topics are 0."""
-        self.values.copy_(torch.tensor([float(counts.get(topic, 0)) for topic in self.topics]))
+        mine = [counts.get(topic, 0) for topic in self.topics]
+        if self._on_host is not None:
+            self._on_host[:] = mine
+        else:
+            self.values.copy_(torch.tensor(mine, dtype=self.values.dtype))
 
     def exchanged(self) -> None:
         """`values` are sums over the workers now, for the current stream."""
-        if self._lag == 0:
-            self._arriving.append((self.values.clone(), None))
+        if self._on_host is not None:
+            self._arriving.append((self._on_host.tolist(), None))
             return
-        on_host = torch.empty(self.values.shape, dtype=self.values.dtype, pin_memory=True)
-        on_host.copy_(self.values, non_blocking=True)
+        copy = torch.empty(self.values.shape, dtype=self.values.dtype, pin_memory=True)
+        copy.copy_(self.values, non_blocking=True)
         event = torch.Event(self.values.device.type)
         event.record()
-        self._arriving.append((on_host, event))
+        self._arriving.append((copy, event))
 
     def read(self) -> Counts:
         """The newest sums that cost no wait; zeros where there are none yet."""
@@ -57,4 +65,4 @@ class Status:
         values, event = self._arriving.popleft()
         if event is not None:
             event.synchronize()
-        return dict(zip(self.topics, map(int, values.tolist())))
+        return dict(zip(self.topics, map(int, values.tolist() if isinstance(values, torch.Tensor) else values)))

@@ -76,7 +76,7 @@ class ExchangeEngine:
         self._exchange: Exchange | None = None
         if not alone:
             self._exchange = Exchange(self._trainable, config.dist.bucket_mib, len(status.topics))
-            status.values = self._exchange.status
+            status.use(self._exchange.status)
         self._buffers = Buffers(model)
 
     def begin(self, n_rows: int) -> None:
@@ -176,19 +176,16 @@ class Buffers:
         self._alone = collectives.world_size() == 1
         self._pending = collectives.Pending(None)
 
-    @torch.no_grad()
     def begin(self) -> None:
         if self._buffers:
             self._before = self._flat()
 
-    @torch.no_grad()
     def start(self) -> None:
         if self._buffers and not self._alone:
             now = self._flat()
             self._change = torch.where(now == self._before, 0, now - self._before)  # infinities have no difference
             self._pending = collectives.start_sum(self._change)
 
-    @torch.no_grad()
     def finish(self, skipped: Tensor) -> None:
         """`skipped`: shape (), on the device; not 0 if the step was left out."""
         if not self._buffers:

@@ -3,10 +3,11 @@
 Gradients are views into flat buckets, filled in reverse order of registration (about the order in which backward
 produces them), so nothing is copied on the way. A bucket is sent as soon as backward has filled it and all before it,
 so that the workers send in one order. The buckets never change during a run, hence neither does the order of the sums:
-a resumed run has the bits of one that was never stopped. A parameter without a gradient counts as zero.
+a resumed run has the bits of one that was never stopped. A parameter that a worker did not use counts as zero; one that
+no worker used is left without a gradient, so that it is not updated and does not decay, as in one process.
 
-The step's status travels at the end of the last bucket: sums of a few counts, among them the number of valid rows, so
-that the mean is exact when shares are unequal.
+At the end of the last bucket travel the step's status, sums of a few counts, among them the number of valid rows, so
+that the mean is exact when shares are unequal; and for each parameter how many workers used it.
 """
 
 from collections.abc import Sequence
@@ -76,11 +77,13 @@ class Exchange:
         self.buckets = [Bucket(group, 0, group[0].dtype, group[0].device) for group in groups[:-1]]
         last = groups[-1][0]
         if last.dtype in _CARRIES_COUNTS:
-            self.buckets.append(Bucket(groups[-1], n_status, last.dtype, last.device))
+            self.buckets.append(Bucket(groups[-1], n_status + len(parameters), last.dtype, last.device))
         else:
             self.buckets.append(Bucket(groups[-1], 0, last.dtype, last.device))
-            self.buckets.append(Bucket([], n_status, torch.float32, last.device))
-        self.status = self.buckets[-1].more
+            self.buckets.append(Bucket([], n_status + len(parameters), torch.float32, last.device))
+        self.status, self._users = self.buckets[-1].more.split([n_status, len(parameters)])  # type: ignore[no-untyped-call]
+        self._parameters = list(parameters)
+        self._used: set[torch.nn.Parameter] = set()  # by this worker in this step
         self._armed = False
         self._n_started = 0
         for bucket in self.buckets:
@@ -91,8 +94,10 @@ class Exchange:
     def begin(self) -> None:
         """Zeroes the gradients and the status."""
         self._armed, self._n_started = False, 0
+        self._used.clear()
         for bucket in self.buckets:
             bucket.attach()
+        self._users.fill_(1)  # when backward alone sends the last bucket, it has come to all of them
 
     def arm(self) -> None:
         """From here on buckets are sent as backward fills them: nothing is added to a gradient after that."""
@@ -103,12 +108,21 @@ class Exchange:
     def finish(self) -> None:
         """Sends what backward has left, such as buckets with unused parameters, and waits for all."""
         self._armed = False
+        unused = [i for i, parameter in enumerate(self._parameters) if parameter not in self._used]
+        if unused:
+            self._users[unused] = 0
         while self._n_started < len(self.buckets):
             self._start_next()
         for bucket in self.buckets:
             bucket.wait()
+        if unused:  # what this worker used has a user: only others need to look, and to wait for a device
+            users = self._users.tolist()
+            for i in unused:
+                if users[i] == 0:
+                    self._parameters[i].grad = None
 
     def _arrived(self, bucket: Bucket, parameter: torch.nn.Parameter) -> None:
+        self._used.add(parameter)
         if not self._armed:
             return
         if parameter not in bucket.missing:

@@ -30,7 +30,10 @@ Groups = list[dict[str, Any]]
 def sgd(named: Named, config: OptimConfig, **args: Any) -> torch.optim.Optimizer:
     """With momentum. torch's, and so are its arguments."""
     nesterov = config.nesterov and config.momentum > 0
-    return _torchs(torch.optim.SGD, "fused", named, config, args, momentum=config.momentum, nesterov=nesterov)
+    optimiser = _torchs(torch.optim.SGD, "fused", named, config, args, momentum=config.momentum, nesterov=nesterov)
+    if config.momentum and not args.get("dampening"):
+        _begin_momentum(optimiser)
+    return optimiser
 
 
 def adam(named: Named, config: OptimConfig, **args: Any) -> torch.optim.Optimizer:
@@ -72,6 +75,14 @@ def _torchs(
         return registry.call_with_args(kind, args, name, params=groups, lr=config.lr, **given, where="optim.args")
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{name}: {error}", where="optim.args") from error
+
+
+def _begin_momentum(optimiser: torch.optim.Optimizer) -> None:
+    """Zeros, from which the first step gets what torch starts with: its fused kernel can't do with some that are
+    missing, those of weights that are used later than others."""
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def lars(named: Named, config: OptimConfig, trust_coefficient: float = 0.001) -> torch.optim.Optimizer:

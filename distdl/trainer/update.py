@@ -97,15 +97,9 @@ class Update:
             self._factor.div_(self.scale.value)
         self.skipped.now.zero_()
         for parameters in self._by_dtype.values():
-            gradients = [_gradient(parameter) for parameter in parameters]
-            torch._amp_foreach_non_finite_check_and_unscale_(gradients, self.skipped.now, self._factor)
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    """A parameter that nothing used gets the same update whatever the engine and the number of workers."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            if gradients:
+                torch._amp_foreach_non_finite_check_and_unscale_(gradients, self.skipped.now, self._factor)
 
 
 class Skipped:

@@ -63,6 +63,19 @@ def test_the_weights_are_those_of_one_process(workers, corpus, case, n_workers, 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_a_weight_that_nothing_used_does_not_decay(workers, corpus, engine):
+    overrides = {**BASE, "model.name": "tiny:PartlyUsed", "optim.weight_decay": 0.5, "dist.engine": engine}
+
+    (alone,) = workers(1).run("train", corpus=str(corpus), overrides=overrides)
+    together = workers(2).run("train", corpus=str(corpus), overrides=overrides)
+    (never,) = workers(1).run("train", corpus=str(corpus), overrides={**overrides, "optim.lr": 1e-30})
+
+    for worker in (alone, *together):
+        assert worker["weights"]["idle.weight"] == never["weights"]["idle.weight"]
+        assert worker["weights"]["always.weight"] != never["weights"]["always.weight"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("n_workers", [2, 3])
 @pytest.mark.parametrize("micro_batch", [None, 2])
 def test_batch_norms_statistics_are_the_same_on_all_workers(workers, corpus, micro_batch, n_workers, engine):

@@ -24,12 +24,11 @@ _CARRIES_COUNTS = (torch.float32, torch.float64)  # exactly, up to 2^24
 class Bucket:
     """A flat buffer whose pieces are the gradients of some parameters of one dtype, and `n_more` elements behind."""
 
-    def __init__(
-        self, parameters: Sequence[torch.nn.Parameter], n_more: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], n_more: int, like: torch.Tensor) -> None:
+        """`like`: a tensor of the dtype and on the device."""
         self.parameters = list(parameters)
         size = sum(p.numel() for p in self.parameters)
-        self.flat = torch.zeros(size + n_more, dtype=dtype, device=device)
+        self.flat = like.new_zeros(size + n_more)
         self.more = self.flat[size:]
         self.views = []
         begin = 0
@@ -74,13 +73,12 @@ class Exchange:
                 filled = 0
             groups[-1].append(parameter)
             filled += size
-        self.buckets = [Bucket(group, 0, group[0].dtype, group[0].device) for group in groups[:-1]]
-        last = groups[-1][0]
-        if last.dtype in _CARRIES_COUNTS:
-            self.buckets.append(Bucket(groups[-1], n_status + len(parameters), last.dtype, last.device))
-        else:
-            self.buckets.append(Bucket(groups[-1], 0, last.dtype, last.device))
-            self.buckets.append(Bucket([], n_status + len(parameters), torch.float32, last.device))
+        like: list[torch.Tensor] = [group[0] for group in groups]
+        if like[-1].dtype not in _CARRIES_COUNTS:
+            groups.append([])
+            like.append(like[-1].float())
+        n_more = [0] * (len(groups) - 1) + [n_status + len(parameters)]
+        self.buckets = [Bucket(*each) for each in zip(groups, n_more, like, strict=True)]
         self.status, self._users = self.buckets[-1].more.split([n_status, len(parameters)])  # type: ignore[no-untyped-call]
         self._parameters = list(parameters)
         self._used: set[torch.nn.Parameter] = set()  # by this worker in this step
@@ -108,8 +106,9 @@ class Exchange:
     def finish(self) -> None:
         """Sends what backward has left, such as buckets with unused parameters, and waits for all."""
         self._armed = False
-        unused = [i for i, parameter in enumerate(self._parameters) if parameter not in self._used]
-        if unused:
+        unused: list[int] = []
+        if len(self._used) < len(self._parameters):
+            unused = [i for i, parameter in enumerate(self._parameters) if parameter not in self._used]
             self._users[unused] = 0
         while self._n_started < len(self.buckets):
             self._start_next()

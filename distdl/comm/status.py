@@ -32,8 +32,11 @@ class Status:
         """valid rows, shape (), on the device; over all workers once it was exchanged"""
 
     def put(self, **counts: int) -> None:
-        """This worker's counts for the step to come, each below 2^24; those of other topics are 0."""
-        mine = [counts.get(topic, 0) for topic in self.topics]
+        """This worker's counts for the step to come, each below 2^24; those of other topics are 0. ValueError if one is
+        of none of them."""
+        mine = list((dict.fromkeys(self.topics, 0) | counts).values())
+        if len(mine) > len(self.topics):
+            raise ValueError(f"{sorted(counts.keys() - set(self.topics))}: counted, but not among {self.topics}")
         if self._on_host is not None:
             self._on_host[:] = mine
         else:

@@ -1,8 +1,9 @@
-"""Decisions that all workers take at the same step, without an extra wait.
+"""Decisions that all workers take at the same turn, without an extra wait, where no gradients travel: in an evaluation.
+(In training it is comm/status.py.)
 
-Each step ends with a vote: a few counters that are summed over the workers in the background. The sum of the votes
-cast in step t is read at the end of step t + 1, when it has long arrived: every worker reads the same sum at the same
-step, and none waits.
+Each turn ends with a vote: a few counters that are summed over the workers in the background. The sum of the votes cast
+in a turn is read at the end of the next one, when it has long arrived: every worker reads the same sum at the same
+turn, and none waits.
 """
 
 import torch
@@ -22,7 +23,7 @@ class Vote:
         self._alone: Counts | None = None  # with one worker the sum is its own vote
 
     def cast(self, **counts: int) -> Counts:
-        """Casts this step's counts and returns the sums over the workers of the step before (zeros at first)."""
+        """Casts this turn's counts and returns the sums over the workers of the turn before (zeros at first)."""
         before = self.drain()
         if collectives.world_size() == 1:
             self._alone = {topic: counts.get(topic, 0) for topic in self.topics}

@@ -30,7 +30,8 @@ Groups = list[dict[str, Any]]
 def sgd(named: Named, config: OptimConfig, **args: Any) -> torch.optim.Optimizer:
     """With momentum. torch's, and so are its arguments."""
     nesterov = config.nesterov and config.momentum > 0
-    optimiser = _torchs(torch.optim.SGD, "fused", named, config, args, momentum=config.momentum, nesterov=nesterov)
+    form = "foreach" if args.get("dampening") else "fused"
+    optimiser = _torchs(torch.optim.SGD, form, named, config, args, momentum=config.momentum, nesterov=nesterov)
     if config.momentum and not args.get("dampening"):
         _begin_momentum(optimiser)
     return optimiser
@@ -78,8 +79,8 @@ def _torchs(
 
 
 def _begin_momentum(optimiser: torch.optim.Optimizer) -> None:
-    """Zeros, from which the first step gets what torch starts with: its fused kernel can't do with some that are
-    missing, those of weights that are used later than others."""
+    """Zeros, from which the first step makes what torch starts with, unless it is dampened. The fused kernel can't do
+    with some that are missing: those of weights that are first used later than others."""
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

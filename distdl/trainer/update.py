@@ -67,8 +67,8 @@ class Update:
         loss.backward(gradient=self._share * self.scale.value if self.scale else self._share)
 
     @torch.no_grad()
-    def __call__(self, step: int, lr: float, count: Tensor | float) -> None:
-        """`count`: valid rows over all workers, a number or a tensor of shape () on the device."""
+    def __call__(self, step: int, lr: float, count: Tensor) -> None:
+        """`count`: valid rows over all workers, shape (), on the device."""
         self._take_mean(count)
         skips = None if self._device_decides and self._has_stepped else bool(self.skipped.now)
         self.skipped.count(skips)
@@ -87,12 +87,12 @@ class Update:
         self._optimiser.step()
         self._has_stepped = True
 
-    def _take_mean(self, count: Tensor | float) -> None:
+    def _take_mean(self, count: Tensor) -> None:
         """Corrects for masked rows, takes the loss scale back and looks for NaN and Inf, in one pass."""
-        if isinstance(count, Tensor) and count.device.type != "cpu":
+        if count.device.type != "cpu":
             torch.div(self._n_rows, count.clamp(min=1), out=self._factor)  # stays on the device: no wait in the step
         else:
-            self._factor.fill_(self._n_rows / max(1.0, float(count)))
+            self._factor.fill_(self._n_rows / max(1.0, count.item()))
         if self.scale:
             self._factor.div_(self.scale.value)
         self.skipped.now.zero_()

@@ -1,5 +1,6 @@
 """One worker's life: join the others, build, restore, train, and leave with the right exit code."""
 
+import json
 import math
 import os
 import shutil
@@ -137,7 +138,8 @@ def _train(
     if run.is_over and resumed and not state.eval_pending:
         how = "raise train.early_stop.patience" if run.stops_early else "raise its length"
         _printer(world.rank == 0)(f"this run is finished (step {state.step}, epoch {run.epoch:g}); {how} to go on")
-        if world.rank == 0 and not launch.check:  # it was killed after the last save, or its length was lowered
+        # It was killed after the last save, or was stopped and its length lowered since.
+        if world.rank == 0 and not launch.check and _outcome(folder) != "done":
             _write_final(run, folder, "done", 0.0)
         return "done"
     micro_batch.settle(run)
@@ -151,10 +153,10 @@ def _train(
         warn=lambda topic, message: track.warn_once(topic, message),
         still_ours=lambda: fence is None or lease.still_ours(folder, fence),
     )
-    if resumed:
-        checkpoints.prune(loop.best_steps(run))  # checkpoint.keep may have been lowered because the disk is full
     if launch.check:
         return loop.check(run, checkpoints, say)
+    if resumed:
+        checkpoints.prune(loop.best_steps(run))  # checkpoint.keep may have been lowered because the disk is full
     if world.rank == 0:  # rank 0 only
         folder.final.unlink(missing_ok=True)
         if not launched.is_supervised():
@@ -300,6 +302,14 @@ def _open_tracker(run: Run, folder: RunFolder, launch: Launch, resume_step: int 
         verbosity=launch.verbosity,
         screen=launch.screen,
     )
+
+
+def _outcome(folder: RunFolder) -> str | None:
+    """Of the launch before this one; None if it wrote none."""
+    try:
+        return str(json.loads(folder.final.read_text())["outcome"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _write_final(run: Run, folder: RunFolder, outcome: str, wall_s: float) -> None:

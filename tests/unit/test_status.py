@@ -1,5 +1,6 @@
 """Counts of one worker: what was put in is what is read. (Those of several: tests/dist.)"""
 
+import pytest
 import torch
 
 from distdl.comm.status import Status
@@ -29,6 +30,11 @@ def test_what_was_not_put_in_is_zero_and_so_is_what_was_not_exchanged():
     status.put(valid=3)
     status.exchanged()
     assert status.drain() == {"valid": 3, "stop": 1}
+
+
+def test_a_count_of_something_that_nobody_sums_is_an_error_and_not_lost():
+    with pytest.raises(ValueError, match="'stopp'"):
+        Status(("valid", "stop"), CPU).put(stopp=1)
 
 
 def test_where_sums_come_late_a_read_is_a_step_behind_and_the_last_one_is_drained():

@@ -33,7 +33,7 @@ def a_step(model, update, *, bad=None, rows=8):
     update.backward(model(images).square().sum())
     if bad is not None:
         model[0].weight.grad[1, 0, 2, 2] = bad
-    update(0, 0.1, rows)
+    update(0, 0.1, torch.tensor(float(rows)))
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -91,7 +91,7 @@ def test_the_gradient_is_the_mean_over_the_rows_that_count(make):
     update.begin(8)  # two rows of the batch are masked
 
     update.backward(model(images).square().sum())
-    update(0, 0.1, 6)
+    update(0, 0.1, torch.tensor(6.0))
 
     found = [p.grad.clone() for p in model.parameters()]
     model, _, _ = make()

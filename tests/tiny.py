@@ -82,6 +82,20 @@ class PartlyUsed(nn.Module):
         return self.always(values) + extra
 
 
+class Stateful(nn.Module):
+    """Batch norm, dropout, and a weight that only some batches use."""
+
+    def __init__(self, *, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Dropout(0.3), nn.Flatten())
+        self.output = PartlyUsed(classes=classes)
+        self.output.always = nn.Linear(PIXELS // 4 * 5, classes)
+        self.output.now_and_then = nn.Linear(PIXELS // 4 * 5, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.output(self.features(image))
+
+
 class Tied(nn.Module):
     """The same matrix on the way in and on the way out."""
 
@@ -154,7 +168,9 @@ def config(corpus: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     return Config.model_validate(values)
 
 
-def build(configured: Config) -> Run:
-    """A run of this process as one of the workers that have joined, or alone."""
-    world = WorldInfo(rank=collectives.rank(), world_size=collectives.world_size())
+def build(configured: Config, *, per_node: int | None = None) -> Run:
+    """A run of this process as one of the workers that have joined, or alone; as if `per_node` of them were a node."""
+    rank, world_size = collectives.rank(), collectives.world_size()
+    per_node = per_node or world_size
+    world = WorldInfo(rank=rank, world_size=world_size, local_rank=rank % per_node, local_world_size=per_node)
     return setup.build(configured, world, torch.device("cpu"), TrainState())

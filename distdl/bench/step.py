@@ -46,7 +46,7 @@ def measure(config: Config, world: WorldInfo, n_steps: int, image_shape: Sequenc
     """About `n_steps` of each loop. `image_shape` (height, width, channels) is that of the noise where the config's
     data is not there; by default what its network is usually given. Raises UserError."""
     device = setup.pick_device(config.train, world)
-    threads = setup.set_threads_and_kernels(config.train, world)
+    threads = setup.set_threads_and_kernels(config.train, world, is_tree=config.dist.reduction == "tree")
     collectives.join(world, config.dist.backend, device)
     n_rounds = min(ROUNDS, n_steps)
     steps_per_round = n_steps // n_rounds

@@ -1,25 +1,112 @@
-"""Every call to torch.distributed that moves data. With one worker each does nothing.
+"""Groups of workers, and every call to torch.distributed that moves data. With one worker each does nothing.
+
+The workers of a group have to call the same collectives in the same order; libraries answer it with a wrong sum, an
+abort or a hang if they don't. So each group keeps a digest of its calls, which the workers compare in every step
+(comm/status.py), and what is called outside of steps is compared before it begins.
 
 A collective that fails because a worker is gone raises PeerLost: an echo of the failure elsewhere.
 CPU tensors travel by gloo, CUDA tensors by the device's library: the process group is joined for both.
 """
 
 import contextlib
-import json
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from distdl.comm.world import TIMEOUT, WorldInfo
 from distdl.errors import PeerLost, UserError
 
-T = TypeVar("T")
 Work = dist.Work
 
+_DESCRIPTION_BYTES = 200  # of a call, as the workers compare it
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name up to torch 2.12
+_groups: list["Group"] = []  # the first is that of all workers
 
-def join(info: WorldInfo, backend: str, device: torch.device) -> None:
+
+class Pending:
+    """A collective under way. `wait` returns once its tensor may be used (on CUDA: by the current stream)."""
+
+    __slots__ = ("_call", "_work")
+
+    def __init__(self, work: Work | None, call: str = "") -> None:
+        self._work, self._call = work, call
+
+    def wait(self) -> None:
+        if self._work is not None:
+            with _echoes(self._call):
+                self._work.wait()
+            self._work = None
+
+    def test(self) -> bool:
+        return self._work is None or self._work.is_completed()
+
+
+class Group:
+    """Some of the workers, or all, in the order of `ranks`. Two groups of the same workers don't wait for each other.
+
+    `start_...` begins a collective; until it was waited for, its tensors belong to it.
+    """
+
+    def __init__(self, ranks: Sequence[int], handle: dist.ProcessGroup | None) -> None:
+        self.ranks, self.size = list(ranks), len(ranks)
+        self._handle = handle
+        self.digest = 0  # of all calls so far
+
+    def start_sum(self, tensor: Tensor) -> Pending:
+        """Begins summing `tensor` over the group, in place."""
+        if self.size == 1:
+            return Pending(None)
+        call = self._note("all_reduce", tensor)
+        with _echoes(call):
+            return Pending(dist.all_reduce(tensor, group=self._handle, async_op=True), call)
+
+    def start_all_to_all(self, received: Tensor, sent: Tensor, rows_from: Sequence[int], rows_to: int) -> Pending:
+        """Begins sending `sent[i]`, shape (rows_to, n), to member i, for `sent` of shape (size, rows_to, n).
+
+        `received`, shape (sum(rows_from), n), gets `rows_from[i]` rows from member i, in the members' order.
+        """
+        n = received.shape[1]
+        call = self._note("all_to_all", received[:1])  # the rows may differ between workers
+        with _echoes(call):
+            work = dist.all_to_all_single(
+                received.view(-1),
+                sent.view(-1),
+                [rows * n for rows in rows_from],
+                [rows_to * n] * self.size,
+                group=self._handle,
+                async_op=True,
+            )
+        return Pending(work, call)
+
+    def start_all_gather(self, whole: Tensor, part: Tensor) -> Pending:
+        """Begins putting every member's `part`, shape (n,), one behind the other into `whole`, shape (size * n,)."""
+        call = self._note("all_gather", part)
+        with _echoes(call):
+            work = _all_gather(whole, part, group=self._handle, async_op=True)
+        return Pending(work, call)
+
+    def start_broadcast(self, tensor: Tensor, source: int) -> Pending:
+        """Begins overwriting `tensor` by that of member `source`. It has to be contiguous."""
+        if self.size == 1:
+            return Pending(None)
+        call = self._note(f"broadcast from {source}", tensor)
+        with _echoes(call):
+            return Pending(dist.broadcast(tensor, self.ranks[source], group=self._handle, async_op=True), call)
+
+    def _note(self, operation: str, tensor: Tensor) -> str:
+        call = f"{operation} of {tensor.numel()} {tensor.dtype}"
+        self.digest = crc32(call.encode(), self.digest)
+        return call
+
+
+# --- joining ---
+
+
+def join(info: WorldInfo, backend: str, device: torch.device, timeout: timedelta = TIMEOUT) -> None:
     """Starts the process group of this job. `backend`: auto, nccl or gloo; the rendezvous is torch's env://."""
     if info.world_size == 1:
         return
@@ -27,23 +114,43 @@ def join(info: WorldInfo, backend: str, device: torch.device) -> None:
         raise UserError("nccl needs CUDA devices", where="dist.backend: nccl", fix="Use dist.backend: auto or gloo.")
     use_nccl = device.type == "cuda" and backend in ("auto", "nccl")
     try:
-        with _echoes():
+        with _echoes("rendezvous"):
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if use_nccl else "gloo",
                 init_method="env://",
                 rank=info.rank,
                 world_size=info.world_size,
-                timeout=TIMEOUT,
+                timeout=timeout,
             )
     except ValueError as error:  # torch names the missing variable
         raise UserError(
             str(error), where="environment", fix="Start with `distdl train CONFIG --nproc N` or torchrun."
         ) from error
+    _groups[:] = [Group(range(info.world_size), None)]
 
 
 def leave() -> None:
+    _groups.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def everyone() -> Group:
+    """All workers."""
+    return _groups[0] if _groups else Group([0], None)
+
+
+def new_group(members: Sequence[Sequence[int]]) -> Group:
+    """This worker's one of some groups that share no rank. All workers call it alike, also those that are in none."""
+    mine = Group([rank()], None)
+    for ranks in members:
+        if len(ranks) > 1 and dist.is_initialized():
+            with _echoes("new_group"):
+                handle = dist.new_group(list(ranks))
+            if rank() in ranks:
+                mine = Group(ranks, handle)
+    _groups.append(mine)
+    return mine
 
 
 def backend_name() -> str | None:
@@ -59,129 +166,75 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def digest() -> int:
+    """Of all calls so far in all groups, the same on all workers, whatever the order of calls in unlike groups.
+
+    So small that fp32 holds the sum of that of all workers exactly.
+    """
+    return sum(group.digest for group in _groups) % (2**24 // world_size())
+
+
 @contextlib.contextmanager
-def _echoes() -> Iterator[None]:
+def _echoes(call: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ConnectionError) as error:  # DistBackendError, DistNetworkError and gloo's are RuntimeErrors
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise PeerLost(f"lost contact with the other workers: {reason}") from error
+        if "Timed out" in reason or "timeout" in reason:
+            raise PeerLost(
+                f"not all workers came to this {call} in time: one of them hangs, or does something else ({reason})"
+            ) from error
+        raise PeerLost(f"lost contact with the other workers in {call}: {reason}") from error
 
 
-class Pending:
-    """A collective under way. `wait` returns once its tensor may be used (on CUDA: by the current stream)."""
-
-    __slots__ = ("_work",)
-
-    def __init__(self, work: Work | None) -> None:
-        self._work = work
-
-    def wait(self) -> None:
-        if self._work is not None:
-            with _echoes():
-                self._work.wait()
-            self._work = None
-
-    def test(self) -> bool:
-        return self._work is None or self._work.is_completed()
+# --- what all workers call, outside of steps ---
 
 
-def start_sum(tensor: torch.Tensor) -> Pending:
-    """Begins summing `tensor` over the workers, in place."""
-    if world_size() == 1:
-        return Pending(None)
-    with _echoes():
-        return Pending(dist.all_reduce(tensor, async_op=True))
+def start_sum(tensor: Tensor) -> Pending:
+    """Begins summing `tensor` over all workers, in place."""
+    return everyone().start_sum(tensor)
 
 
-def sum_(tensor: torch.Tensor) -> torch.Tensor:
-    """Sums `tensor` over the workers, in place."""
-    start_sum(tensor).wait()
-    return tensor
-
-
-def broadcast_(tensor: torch.Tensor) -> torch.Tensor:
-    """Rank 0's values, in place. Any strides."""
+def sum_(tensor: Tensor) -> Tensor:
+    """Sums `tensor` over the workers, in place. Raises RuntimeError if they called something else."""
     if world_size() > 1:
-        with _echoes():
-            if tensor.is_contiguous():
-                dist.broadcast(tensor, 0)
-            else:
-                packed = tensor.contiguous()
-                dist.broadcast(packed, 0)
-                tensor.copy_(packed)
+        _compare(f"all_reduce of {list(tensor.shape)} {tensor.dtype}")
+        start_sum(tensor).wait()
     return tensor
 
 
-def broadcast_json(value: Any) -> Any:
-    """Rank 0's value, on all ranks. JSON and not pickle: nothing that arrives is executed."""
-    if world_size() == 1:
-        return value
-    content = json.dumps(value).encode() if rank() == 0 else b""
-    size = torch.tensor([len(content)])
-    broadcast_(size)
-    packed = torch.zeros(int(size), dtype=torch.uint8)
-    if rank() == 0:
-        packed.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-    broadcast_(packed)
-    return json.loads(packed.numpy().tobytes())
-
-
-def broadcast_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rank 0's CPU tensors by name, on all ranks; what the others give is left aside."""
-    listed = [[name, str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()]
-    received = {}
-    for name, dtype, shape in broadcast_json(listed):
-        tensor = tensors[name] if rank() == 0 else torch.empty(shape, dtype=getattr(torch, dtype))
-        received[name] = broadcast_(tensor)
-    return received
-
-
-def gather_json(value: Any) -> list[Any]:
-    """Every rank's value, in rank order, on all ranks."""
-    if world_size() == 1:
-        return [value]
-    content = json.dumps(value).encode()
-    sizes = torch.zeros(world_size(), dtype=torch.int64)
-    sizes[rank()] = len(content)
-    sum_(sizes)
-    packed = torch.zeros(world_size(), int(sizes.max()), dtype=torch.uint8)
-    packed[rank(), : len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    sum_(packed)
-    return [json.loads(packed[r, : int(sizes[r])].numpy().tobytes()) for r in range(world_size())]
+def broadcast_(tensor: Tensor) -> Tensor:
+    """Rank 0's values, in place. Any strides. Raises RuntimeError if the workers called something else."""
+    if world_size() > 1:
+        _compare(f"broadcast of {list(tensor.shape)} {tensor.dtype}")
+        packed = tensor.contiguous()
+        everyone().start_broadcast(packed, 0).wait()
+        if packed is not tensor:
+            tensor.copy_(packed)
+    return tensor
 
 
 def barrier() -> None:
     sum_(torch.zeros(1))
 
 
-def on_rank0(action: Callable[[], T]) -> T:
-    """Runs `action` on rank 0 alone and hands its JSON-able result to all. A UserError in it is raised on all ranks."""
-    outcome: dict[str, Any] = {}
-    if rank() == 0:  # rank 0 only
-        try:
-            outcome = {"value": action()}
-        except UserError as error:
-            outcome = {"error": list(error.args)}
-    outcome = broadcast_json(outcome)
-    if "error" in outcome:
-        what, where, fix = outcome["error"]
-        raise UserError(what, where=where, fix=fix)
-    return outcome["value"]
-
-
-def rank0_first(action: Callable[[], T]) -> T:
-    """Runs `action` on every rank, on rank 0 before the others: for what rank 0 leaves on disk for them."""
-    failure: list[str] | None = None
-    value: T | None = None
-    if rank() == 0:
-        try:
-            value = action()
-        except UserError as error:
-            failure = list(error.args)
-    failure = broadcast_json(failure)
-    if failure:
-        raise UserError(failure[0], where=failure[1], fix=failure[2])
-    return action() if rank() != 0 else value  # type: ignore[return-value]
+def _compare(call: str) -> None:
+    """Raises RuntimeError on all workers if they are not about to call the same."""
+    code = crc32(call.encode())
+    extremes = torch.tensor([code, -code])
+    with _echoes(call):
+        dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
+    most, least = extremes.tolist()
+    if most == -least:
+        return
+    calls = torch.zeros(world_size(), _DESCRIPTION_BYTES, dtype=torch.uint8)
+    described = call.encode()[:_DESCRIPTION_BYTES]
+    calls[rank(), : len(described)] = torch.frombuffer(bytearray(described), dtype=torch.uint8)
+    with _echoes(call):
+        dist.all_reduce(calls)
+    told = [bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in calls]
+    raise RuntimeError(
+        "the workers call unlike collectives: " + ", ".join(f"rank {i} {each}" for i, each in enumerate(told))
+    )

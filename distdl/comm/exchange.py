@@ -1,4 +1,4 @@
-"""Our gradient exchange: fixed buckets, summed over the workers while backward goes on, with start / wait for each.
+"""Our own gradient exchange: fixed buckets, summed over the workers while backward goes on.
 
 Gradients are views into flat buckets, filled in reverse order of registration (about the order in which backward
 produces them), so nothing is copied on the way. A bucket is sent as soon as backward has filled it and all before it,
@@ -10,60 +10,69 @@ At the end of the last bucket travel the step's status, sums of a few counts, am
 that the mean is exact when shares are unequal; and for each parameter how many workers used it.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
+from torch import Tensor, nn
 
-from distdl.comm import collectives
 from distdl.comm.collectives import Pending
+from distdl.comm.reduction import Reduction
+from distdl.comm.tree import LeafSums
 
 _CARRIES_COUNTS = (torch.float32, torch.float64)  # exactly, up to 2^24
 
 
 class Bucket:
-    """A flat buffer whose pieces are the gradients of some parameters of one dtype, and `n_more` elements behind."""
+    """A flat buffer: gradients of some parameters of one dtype, or other values; and `n_more` elements behind, which
+    belong to the step and not to a part of the batch."""
 
-    def __init__(self, parameters: Sequence[torch.nn.Parameter], n_more: int, like: torch.Tensor) -> None:
-        """`like`: a tensor of the dtype and on the device."""
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], like: Tensor, *, n_values: int = 0, n_more: int = 0, multiple: int = 1
+    ) -> None:
+        """`like`: a tensor of the dtype and on the device. The buffer is as long as the next `multiple`."""
         self.parameters = list(parameters)
-        size = sum(p.numel() for p in self.parameters)
-        self.flat = like.new_zeros(size + n_more)
-        self.more = self.flat[size:]
+        n = n_values + sum(p.numel() for p in self.parameters)
+        self.flat = like.new_zeros(-(-(n + n_more) // multiple) * multiple)
+        self.values, self.more = self.flat[:n], self.flat[n : n + n_more]
         self.views = []
         begin = 0
         for parameter in self.parameters:
             # The parameter's own strides (channels_last, say), so that the optimiser walks both in one order.
             self.views.append(self.flat.as_strided(parameter.size(), _dense_strides(parameter), begin))
             begin += parameter.numel()
-        self.missing: set[torch.nn.Parameter] = set()  # those that backward has not come to yet
-        self._pending = Pending(None)
+        self.parts = LeafSums(self.flat, n)
+        self.missing: set[nn.Parameter] = set()  # those that backward has not come to yet
 
     def attach(self) -> None:
-        """Zeroes the bucket and makes backward accumulate into it."""
-        self.flat.zero_()
+        """Makes backward accumulate into it, from 0."""
+        self.values.zero_()
         for parameter, view in zip(self.parameters, self.views):
             if parameter.grad is not view:
                 parameter.grad = view
-
-    def start(self) -> None:
-        self._pending = collectives.start_sum(self.flat)
-
-    def wait(self) -> None:
-        self._pending.wait()
-
-    def test(self) -> bool:
-        return self._pending.test()
 
 
 class Exchange:
     """The buckets of a model's trainable parameters, of at most `bucket_mib`; a larger tensor gets its own.
 
-    A step calls `begin`, writes its counts to `status`, calls `arm` before the last backward, and `finish` after it.
+    A step calls `begin`, writes its counts to `status`, calls `keep` after each part of the batch but the last, `arm`
+    before the last backward, and `finish` after it.
     """
 
-    def __init__(self, parameters: Sequence[torch.nn.Parameter], bucket_mib: float, n_status: int) -> None:
-        groups: list[list[torch.nn.Parameter]] = []
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        *,
+        bucket_mib: float,
+        n_status: int,
+        reduction: Reduction,
+        others: Tensor,
+        seal: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`others`, shape (n,): like what is summed besides gradients. `seal` is called when the status is about to be
+        sent, after all other calls of the step."""
+        groups: list[list[nn.Parameter]] = []
         filled = 0
         for parameter in reversed(parameters):
             size = parameter.numel() * parameter.element_size()
@@ -73,17 +82,23 @@ class Exchange:
                 filled = 0
             groups[-1].append(parameter)
             filled += size
-        like: list[torch.Tensor] = [group[0] for group in groups]
+        like: list[Tensor] = [group[0] for group in groups]
         if like[-1].dtype not in _CARRIES_COUNTS:
             groups.append([])
             like.append(like[-1].float())
         n_more = [0] * (len(groups) - 1) + [n_status + len(parameters)]
-        self.buckets = [Bucket(*each) for each in zip(groups, n_more, like, strict=True)]
+        make = partial(Bucket, multiple=reduction.multiple)
+        self.buckets = [make(each, of, n_more=n) for each, of, n in zip(groups, like, n_more, strict=True)]
         self.status, self._users = self.buckets[-1].more.split([n_status, len(parameters)])  # type: ignore[no-untyped-call]
+        first = make([], others, n_values=others.numel())
+        self.others = first.values
+        """to be written before `keep` and before `arm`; the sums over all parts after `finish`"""
+        self._sent = [first, *self.buckets] if others.numel() else self.buckets
+        self._reduction, self._seal = reduction, seal
         self._parameters = list(parameters)
-        self._used: set[torch.nn.Parameter] = set()  # by this worker in this step
+        self._used: set[nn.Parameter] = set()  # by this worker in this step
         self._armed = False
-        self._n_started = 0
+        self._running: list[Running] = []
         for bucket in self.buckets:
             for parameter in bucket.parameters:
                 hook = partial(self._arrived, bucket)
@@ -91,17 +106,26 @@ class Exchange:
 
     def begin(self) -> None:
         """Zeroes the gradients and the status."""
-        self._armed, self._n_started = False, 0
+        self._armed = False
+        self._running.clear()
         self._used.clear()
         for bucket in self.buckets:
             bucket.attach()
+            bucket.more.zero_()
         self._users.fill_(1)  # when backward alone sends the last bucket, it has come to all of them
+
+    def keep(self, part: int) -> None:
+        """Ends a part of the batch that is not this worker's last."""
+        for bucket in self._sent:
+            bucket.parts.keep(part)
+            bucket.attach()
 
     def arm(self) -> None:
         """From here on buckets are sent as backward fills them: nothing is added to a gradient after that."""
         self._armed = True
-        for bucket in self.buckets:
+        for bucket in self._sent:
             bucket.missing = set(bucket.parameters)
+        self._send_filled()
 
     def finish(self) -> None:
         """Sends what backward has left, such as buckets with unused parameters, and waits for all."""
@@ -110,17 +134,19 @@ class Exchange:
         if len(self._used) < len(self._parameters):
             unused = [i for i, parameter in enumerate(self._parameters) if parameter not in self._used]
             self._users[unused] = 0
-        while self._n_started < len(self.buckets):
-            self._start_next()
-        for bucket in self.buckets:
-            bucket.wait()
+        while len(self._running) < len(self._sent):
+            self._send_next()
+        for running in self._running:
+            while not running.is_done:
+                running.next()
+                self._advance()
         if unused:  # what this worker used has a user: only others need to look, and to wait for a device
             users = self._users.tolist()
             for i in unused:
                 if users[i] == 0:
                     self._parameters[i].grad = None
 
-    def _arrived(self, bucket: Bucket, parameter: torch.nn.Parameter) -> None:
+    def _arrived(self, bucket: Bucket, parameter: nn.Parameter) -> None:
         self._used.add(parameter)
         if not self._armed:
             return
@@ -130,12 +156,52 @@ class Exchange:
                 "Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
             )
         bucket.missing.remove(parameter)
-        while self._n_started < len(self.buckets) and not self.buckets[self._n_started].missing:
-            self._start_next()
+        self._send_filled()
 
-    def _start_next(self) -> None:
-        self.buckets[self._n_started].start()
-        self._n_started += 1
+    def _send_filled(self) -> None:
+        while len(self._running) < len(self._sent) and not self._sent[len(self._running)].missing:
+            self._send_next()
+        self._advance()
+
+    def _send_next(self) -> None:
+        bucket = self._sent[len(self._running)]
+        if bucket is self.buckets[-1]:
+            self._seal()
+        self._running.append(Running(self._reduction.steps(bucket.parts.close(self._reduction.parts[-1]))))
+
+    def _advance(self) -> None:
+        """Takes each sum as far as it goes without waiting, but no further than the one before it: so all workers call
+        each step's collectives in the order of the buckets."""
+        limit = math.inf
+        for running in self._running:
+            running.advance(limit)
+            limit = running.n_begun
+
+
+class Running:
+    """A sum under way: some collectives, one after the other."""
+
+    def __init__(self, steps: Iterator[Pending]) -> None:
+        self._steps = steps
+        self._pending = Pending(None)
+        self.n_begun: float = 0
+        self.is_done = False
+        self.next()
+
+    def advance(self, limit: float) -> None:
+        """Begins what can be begun without waiting, while `n_begun` is below `limit`."""
+        while not self.is_done and self.n_begun < limit and self._pending.test():
+            self.next()
+
+    def next(self) -> None:
+        """Waits for its present collective and begins the next one."""
+        self._pending.wait()
+        following = next(self._steps, None)
+        if following is None:
+            self.is_done, self.n_begun = True, math.inf
+        else:
+            self._pending = following
+            self.n_begun += 1
 
 
 def _dense_strides(tensor: torch.Tensor) -> tuple[int, ...]:

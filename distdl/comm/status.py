@@ -9,6 +9,8 @@ from collections import Counter, deque
 
 import torch
 
+from distdl.comm import collectives
+
 Counts = dict[str, int]
 
 
@@ -18,11 +20,12 @@ class Status:
     def __init__(self, topics: tuple[str, ...], device: torch.device) -> None:
         self.topics = topics
         self._lag = 0 if device.type == "cpu" else 1  # steps
-        self._arriving: deque[tuple[torch.Tensor | list[float], torch.Event | None]] = deque()
-        self.use(torch.zeros(len(topics), dtype=torch.float32, device=device))
+        self._arriving: deque[tuple[int, torch.Tensor | list[float], torch.Event | None]] = deque()
+        self._digest = 0
+        self.use(torch.zeros(len(topics) + 1, dtype=torch.float32, device=device))
 
     def use(self, values: torch.Tensor) -> None:
-        """Keeps the counts in `values`, shape (topics,), fp32 or fp64, on the device.
+        """Keeps the counts in `values`, shape (topics + 1,), fp32 or fp64, on the device.
 
         Whoever exchanges the gradients sums them over the workers, in place, between `put` and `exchanged`.
         """
@@ -38,23 +41,31 @@ class Status:
         if len(mine) > len(self.topics):
             raise ValueError(f"{sorted(counts.keys() - set(self.topics))}: counted, but not among {self.topics}")
         if self._on_host is not None:
-            self._on_host[:] = mine
+            self._on_host[:-1] = mine
         else:
-            self.values.copy_(torch.tensor(mine, dtype=self.values.dtype))
+            self.values[:-1].copy_(torch.tensor(mine, dtype=self.values.dtype))
+
+    def seal(self) -> None:
+        """Adds what this worker has called so far, just before the values are sent: see comm/collectives.py."""
+        self._digest = collectives.digest()
+        self.values[-1] = self._digest
 
     def exchanged(self) -> None:
         """`values` are sums over the workers now, for the current stream."""
         if self._on_host is not None:
-            self._arriving.append((self._on_host.tolist(), None))
+            self._arriving.append((self._digest, self._on_host.tolist(), None))
             return
         copy = torch.empty(self.values.shape, dtype=self.values.dtype, pin_memory=True)
         copy.copy_(self.values, non_blocking=True)
         event = torch.Event(self.values.device.type)
         event.record()
-        self._arriving.append((copy, event))
+        self._arriving.append((self._digest, copy, event))
 
     def read(self) -> Counts:
-        """The newest sums that cost no wait; zeros where there are none yet."""
+        """The newest sums that cost no wait; zeros where there are none yet.
+
+        Raises RuntimeError where the workers did not call the same collectives.
+        """
         return self._take() if len(self._arriving) > self._lag else dict.fromkeys(self.topics, 0)
 
     def drain(self) -> Counts:
@@ -65,7 +76,13 @@ class Status:
         return dict(rest)
 
     def _take(self) -> Counts:
-        values, event = self._arriving.popleft()
+        digest, values, event = self._arriving.popleft()
         if event is not None:
             event.synchronize()
-        return dict(zip(self.topics, map(int, values.tolist() if isinstance(values, torch.Tensor) else values)))
+        *counts, digests = map(int, values.tolist() if isinstance(values, torch.Tensor) else values)
+        if digests != digest * collectives.world_size():
+            raise RuntimeError(
+                "the workers have called unlike collectives in this step, so its sums mean nothing. Does code of yours "
+                "call torch.distributed on some workers only, or in another order?"
+            )
+        return dict(zip(self.topics, counts))

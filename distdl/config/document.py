@@ -35,7 +35,7 @@ NAMES: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
     ("Transforms: data.train.transforms", registry.TRANSFORMS, ()),
     ("Optimisers: optim.name", registry.OPTIMISERS, ("named", "config")),
     ("Schedules: schedule.name", registry.SCHEDULES, ("step", "begin", "end", "epoch")),
-    ("Engines: dist.engine", registry.ENGINES, ("config", "model", "phases", "status", "add_noise")),
+    ("Engines: dist.engine", registry.ENGINES, ("given",)),
 )
 
 _PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "`null`"}

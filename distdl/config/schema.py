@@ -4,6 +4,7 @@
 other change would make it another run and is refused. Texts are shown by `distdl config show`.
 """
 
+import math
 import re
 import signal
 from typing import Annotated, Any, Literal
@@ -336,8 +337,26 @@ class DistConfig(Section):
     engine: Annotated[str, _name_in(registry.ENGINES, "engine")] = key(
         "exchange", "who sums the gradients: exchange (own buckets) or ddp (torch's)"
     )
-    reduction: Literal["fast"] = key("fast", "order of the sums: fast is the library's own")
+    reduction: Literal["fast", "tree"] = key(
+        "fast", "order of the sums: the library's own (fast), or the same bits for any number of workers (tree)"
+    )
+    leaves: int | None = key(
+        None,
+        "parts of a batch that tree computes one by one, a power of two and at least the most workers "
+        "(default: the largest up to 8 that divides the global batch)",
+        ge=1,
+    )
+    hierarchical: Literal["auto"] | bool = key(
+        "auto", "sum inside a node first, then between nodes (auto: with gloo, or tree, on several nodes)", free=True
+    )
     bucket_mib: float = key(25.0, "size of a gradient bucket", gt=0)
+
+    @field_validator("leaves")
+    @classmethod
+    def _power_of_two(cls, leaves: int | None) -> int | None:
+        if leaves is not None and leaves & (leaves - 1):
+            raise ValueError(f"a power of two is needed, such as {1 << leaves.bit_length()}")
+        return leaves
 
 
 class KeepConfig(Section):
@@ -400,3 +419,8 @@ class Config(Section):
     plugins: list[str] = key(
         [], "Python files with networks, tasks, transforms, ... of one's own; relative to this file"
     )
+
+    @property
+    def n_leaves(self) -> int:
+        """Of dist.reduction: tree."""
+        return self.dist.leaves or math.gcd(self.train.global_batch, 8)

@@ -93,7 +93,11 @@ class Rows:
 
     def part(self, rank: int, world_size: int) -> "Rows":
         """The row slots that a rank owns: shares differ by at most one."""
-        rows = slice(rank * len(self) // world_size, (rank + 1) * len(self) // world_size)
+        return self.parts(range(rank, rank + 1), world_size)
+
+    def parts(self, parts: range, n_parts: int) -> "Rows":
+        """The row slots of consecutive ones of so many parts, alike in size."""
+        rows = slice(parts.start * len(self) // n_parts, parts.stop * len(self) // n_parts)
         return Rows(self.sample_id[rows], self.epoch[rows], self.offset[rows], self.valid[rows])
 
 

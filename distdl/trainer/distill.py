@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from distdl import models, plugins, registry
 from distdl.checkpoint.load import at_step, evaluated_weights
-from distdl.comm import collectives
+from distdl.comm import messages
 from distdl.config import load
 from distdl.config.schema import Config, DistillConfig, SplitConfig
 from distdl.errors import UserError
@@ -47,12 +47,12 @@ class Teacher:
             what = f"the task '{config.task.name}' has no distribution over classes to learn from a teacher"
             raise UserError(what, where="train.distill")
         weights: dict[str, Tensor] = {}
-        sent = collectives.on_rank0(lambda: _read(wanted, split, weights))
+        sent = messages.on_rank0(lambda: _read(wanted, split, weights))
         with registry.using(plugins.load(sent["plugins"])):
             model = models.build(**sent["model"]).to(device)
         if sent["channels_last"]:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
-        load_into(model.state_dict(keep_vars=True), collectives.broadcast_tensors(weights), "teacher")
+        load_into(model.state_dict(keep_vars=True), messages.broadcast_tensors(weights), "teacher")
         return cls(model.eval().requires_grad_(False), wanted, sent["precision"], sent["identity"])
 
     def loss(self, outputs_BC: Tensor, image: Tensor, batch: dict[str, Tensor], task_loss: Tensor) -> Tensor:

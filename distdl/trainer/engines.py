@@ -1,14 +1,16 @@
 """Engines: how the loss of micro-batches becomes an update of the weights, over all workers.
 
-A step calls `begin`, puts its counts into the status, calls `forward` and `backward` for each micro-batch, then `step`,
-which sums the status over the workers together with the gradients. Losses come in as sums over rows;
-their gradients are taken over the global batch, so that the sum over micro-batches and workers is the gradient of the
-mean. Where rows were masked it is corrected by global_batch / valid rows, which makes unequal shares exact.
+A step calls `begin`, puts its counts into the status, calls `forward` and `backward` for each micro-batch, and `keep`
+between two parts of the batch; then `step`, which sums the status over the workers together with the gradients. Losses
+come in as sums over rows; their gradients are taken over the global batch, so that the sum over micro-batches and
+workers is the gradient of the mean. Where rows were masked it is corrected by global_batch / valid rows, which makes
+unequal shares exact.
 """
 
 import contextlib
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from distdl import registry
 from distdl.comm import collectives
 from distdl.comm.exchange import Exchange
+from distdl.comm.reduction import Reduction
 from distdl.comm.status import Status
 from distdl.config.schema import Config
 from distdl.trainer import optim
@@ -39,6 +42,9 @@ class Engine(Protocol):
     def backward(self, loss: Tensor, last: bool) -> None:
         """Adds the gradients of a micro-batch's summed loss, shape (); `last` as in the forward before."""
 
+    def keep(self, part: int) -> None:
+        """Ends a part of the batch that is not the worker's last one: its gradients are kept by themselves."""
+
     def step(self, step: int, lr: float) -> None:
         """Exchanges the gradients and the status, and updates the weights.
 
@@ -46,38 +52,43 @@ class Engine(Protocol):
         """
 
 
-def build(
-    config: Config,
-    model: nn.Module,
-    phases: Phases,
-    status: Status,
-    add_noise: Callable[[int], None] | None = None,
-) -> Engine:
-    """`add_noise(step)` is called on the final gradients."""
-    return registry.resolve(config.dist.engine, registry.ENGINES, "engine")(config, model, phases, status, add_noise)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What an engine is given. `add_noise(step)` is called on the final gradients."""
+
+    config: Config
+    model: nn.Module
+    reduction: Reduction
+    status: Status
+    phases: Phases
+    add_noise: Callable[[int], None] | None = None
+
+
+def build(given: Given) -> Engine:
+    return registry.resolve(given.config.dist.engine, registry.ENGINES, "engine")(given)
 
 
 class ExchangeEngine:
     """Our own exchange: fixed buckets, sent while backward goes on, no wrapper round the model."""
 
-    def __init__(
-        self,
-        config: Config,
-        model: nn.Module,
-        phases: Phases,
-        status: Status,
-        add_noise: Callable[[int], None] | None,
-    ) -> None:
-        self.model, self._phases, self._status = model, phases, status
-        self.optimiser = optim.build(config.optim, model)
-        self.update = Update(config, model, self.optimiser, add_noise=add_noise)
-        self._trainable = [p for p in model.parameters() if p.requires_grad]
-        alone = collectives.world_size() == 1
+    def __init__(self, given: Given) -> None:
+        self.model, self._phases, self._status = given.model, given.phases, given.status
+        self.optimiser = optim.build(given.config.optim, given.model)
+        self.update = Update(given.config, given.model, self.optimiser, add_noise=given.add_noise)
+        self._trainable = [p for p in given.model.parameters() if p.requires_grad]
+        self._buffers = Buffers(given.model)
+        self._n_parts = given.reduction.n_parts
         self._exchange: Exchange | None = None
-        if not alone:
-            self._exchange = Exchange(self._trainable, config.dist.bucket_mib, len(status.topics))
-            status.use(self._exchange.status)
-        self._buffers = Buffers(model)
+        if self._n_parts > 1:
+            self._exchange = Exchange(
+                self._trainable,
+                bucket_mib=given.config.dist.bucket_mib,
+                n_status=len(given.status.values),
+                reduction=given.reduction,
+                others=self._buffers.flat(),
+                seal=given.status.seal,
+            )
+            given.status.use(self._exchange.status)
 
     def begin(self, n_rows: int) -> None:
         self.update.begin(n_rows)
@@ -92,11 +103,16 @@ class ExchangeEngine:
         return self.model(image)
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        if last:
-            self._buffers.start()  # which no forward changes any more
-            if self._exchange:
-                self._exchange.arm()
+        if last and self._exchange:
+            self._buffers.change(out=self._exchange.others)  # which no forward changes any more
+            self._exchange.arm()
         self.update.backward(loss)
+
+    def keep(self, part: int) -> None:
+        assert self._exchange, "several parts need a sum"
+        self._buffers.change(out=self._exchange.others)
+        self._buffers.reset()
+        self._exchange.keep(part)
 
     def step(self, step: int, lr: float) -> None:
         self._phases.enter("exchange")  # what backward has not hidden
@@ -105,39 +121,35 @@ class ExchangeEngine:
         self._status.exchanged()
         self._phases.enter("update")
         self.update(step, lr, self._status.n_valid)
-        self._buffers.finish(self.update.skipped.now)
+        if self._exchange:
+            self._buffers.set(self._exchange.others, self._n_parts, self.update.skipped.now)
+        else:
+            self._buffers.undo(self.update.skipped.now)
 
 
 class DDPEngine:
     """torch's DistributedDataParallel, as the reference."""
 
-    def __init__(
-        self,
-        config: Config,
-        model: nn.Module,
-        phases: Phases,
-        status: Status,
-        add_noise: Callable[[int], None] | None,
-    ) -> None:
-        self.model = self._network = model
-        self._phases, self._status = phases, status
+    def __init__(self, given: Given) -> None:
+        self.model = self._network = given.model
+        self._phases, self._status = given.phases, given.status
         self._world_size = collectives.world_size()
         self._ddp: DistributedDataParallel | None = None
         if self._world_size > 1:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers' successor is unknown to torch 2.11
                 self._ddp = DistributedDataParallel(
-                    model,
+                    given.model,
                     broadcast_buffers=False,  # ours are averaged once a step
-                    bucket_cap_mb=config.dist.bucket_mib,
+                    bucket_cap_mb=given.config.dist.bucket_mib,
                     find_unused_parameters=True,
                     gradient_as_bucket_view=True,
                 )
             self._network = self._ddp
-        self.optimiser = optim.build(config.optim, model)
+        self.optimiser = optim.build(given.config.optim, given.model)
         times = self._world_size  # which DDP divides by
-        self.update = Update(config, model, self.optimiser, times=times, add_noise=add_noise)
-        self._buffers = Buffers(model)
+        self.update = Update(given.config, given.model, self.optimiser, times=times, add_noise=given.add_noise)
+        self._buffers = Buffers(given.model)
 
     def begin(self, n_rows: int) -> None:
         self.update.begin(n_rows)
@@ -153,55 +165,76 @@ class DDPEngine:
     def backward(self, loss: Tensor, last: bool) -> None:
         self.update.backward(loss)
 
+    def keep(self, part: int) -> None:
+        raise AssertionError("DDP knows one part a worker")
+
     def step(self, step: int, lr: float) -> None:
         self._phases.enter("exchange")  # what backward has not hidden
-        self._buffers.start()
-        collectives.sum_(self._status.values)
+        self._status.seal()
+        status = collectives.start_sum(self._status.values)
+        change = self._buffers.change() if self._ddp and self._buffers else None
+        if change is not None:
+            collectives.start_sum(change).wait()
+        status.wait()
         self._status.exchanged()
         self._phases.enter("update")
         self.update(step, lr, self._status.n_valid)
-        self._buffers.finish(self.update.skipped.now)
+        if change is not None:
+            self._buffers.set(change, self._world_size, self.update.skipped.now)
+        else:
+            self._buffers.undo(self.update.skipped.now)
 
 
 class Buffers:
-    """Averages the model's floating-point buffers (BatchNorm's running statistics) over the workers, once a step.
+    """Averages the model's floating-point buffers (BatchNorm's running statistics) over the parts of a batch, once a
+    step.
 
     The replicas so stay equal at every step, and evaluating or saving never has to touch the training state. What is
-    averaged is the change since `begin`: a buffer that no worker changes keeps its bits, where the mean of three equal
+    averaged is the change since `begin`: a buffer that nothing changes keeps its bits, where the mean of three equal
     numbers would be off by a rounding error in every step. A step that is left out leaves them as they were.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._buffers = [b for b in model.buffers() if b.is_floating_point()]
-        self._alone = collectives.world_size() == 1
-        self._pending = collectives.Pending(None)
+        self._floats = [b for b in model.buffers() if b.is_floating_point()]
+        self._others = [b for b in model.buffers() if not b.is_floating_point()]
+
+    def __bool__(self) -> bool:
+        return bool(self._floats)
+
+    def flat(self) -> Tensor:
+        """All values, shape (n,)."""
+        return torch.cat([b.reshape(-1) for b in self._floats]) if self._floats else torch.empty(0)
 
     def begin(self) -> None:
-        if self._buffers:
-            self._before = self._flat()
+        self._before = self.flat()
+        self._others_before = [b.clone() for b in self._others]
 
-    def start(self) -> None:
-        if self._buffers and not self._alone:
-            now = self._flat()
-            self._change = torch.where(now == self._before, 0, now - self._before)  # infinities have no difference
-            self._pending = collectives.start_sum(self._change)
+    def change(self, out: Tensor | None = None) -> Tensor:
+        """Since `begin`, shape (n,)."""
+        now = self.flat()
+        return torch.sub(now, self._before, out=out).masked_fill_(now == self._before, 0)  # infinities: no difference
 
-    def finish(self, skipped: Tensor) -> None:
-        """`skipped`: shape (), on the device; not 0 if the step was left out."""
-        if not self._buffers:
+    def reset(self) -> None:
+        """As they were at `begin`, for the next part of the batch."""
+        self._set(self._before)
+        if self._others:
+            torch._foreach_copy_(self._others, self._others_before)
+
+    def set(self, change: Tensor, n_parts: int, skipped: Tensor) -> None:
+        """`change`: the sum over `n_parts`; `skipped`: shape (), on the device; not 0 if the step was left out."""
+        if self._floats:
+            self._set(torch.where(skipped.bool(), self._before, self._before.add(change, alpha=1 / n_parts)))
+
+    def undo(self, skipped: Tensor) -> None:
+        """With one part there is no mean to take."""
+        if not self._floats:
             return
-        on_host = skipped.device.type == "cpu"
-        if self._alone and on_host:
-            if skipped:
-                self._set(self._before)
-            return
-        self._pending.wait()
-        after = self._flat() if self._alone else self._before.add(self._change, alpha=1 / collectives.world_size())
-        self._set(torch.where(skipped.bool(), self._before, after))
-
-    def _flat(self) -> Tensor:
-        return torch.cat([b.reshape(-1) for b in self._buffers])
+        if skipped.device.type != "cpu":
+            self._set(torch.where(skipped.bool(), self._before, self.flat()))
+        elif skipped:
+            self._set(self._before)
 
     def _set(self, values: Tensor) -> None:
-        parts = values.split([b.numel() for b in self._buffers])
-        torch._foreach_copy_(self._buffers, [p.view_as(b) for p, b in zip(parts, self._buffers)])
+        parts = values.split([b.numel() for b in self._floats])
+        if self._floats:
+            torch._foreach_copy_(self._floats, [p.view_as(b) for p, b in zip(parts, self._floats)])

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distdl.comm import collectives
+from distdl.comm import collectives, messages
 from distdl.comm.vote import Vote
 from distdl.config.schema import TrainConfig
 from distdl.data.engine import Loader
@@ -117,9 +117,7 @@ def _finish(task: Any, means: dict[str, Any], count: int, rows: "Table", n_batch
             for name, values in piece.items():
                 kept.setdefault(name, []).append(values[counts])
     whole = {name: torch.cat(values) for name, values in kept.items()}
-    return collectives.on_rank0(
-        lambda: {name: float(value) for name, value in task.finish(means, count, whole).items()}
-    )
+    return messages.on_rank0(lambda: {name: float(value) for name, value in task.finish(means, count, whole).items()})
 
 
 class Table:
@@ -139,7 +137,7 @@ class Table:
     def pieces(self, n_batches: int) -> Iterator[dict[str, Tensor]]:
         """The rows of all workers by name, (rows, ...) on the CPU, a number of batches at a time. Empties the table."""
         n_rows = len(self._mine[0]) if 0 in self._mine else 0
-        n_rows, shapes = collectives.broadcast_json((n_rows, self._shapes))  # others may have had no batch
+        n_rows, shapes = messages.broadcast_json((n_rows, self._shapes))  # others may have had no batch
         widths = [math.prod(shape) for shape in shapes.values()]
         at_once = max(1, _PIECE_BYTES // (n_rows * sum(widths) * self._dtype.itemsize))
         for begin in range(0, n_batches, at_once):

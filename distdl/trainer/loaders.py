@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distdl.comm import collectives
+from distdl.comm import collectives, messages
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config, DataConfig, SplitConfig
 from distdl.data import labels, sampling
@@ -56,9 +56,9 @@ class LoaderFactory:
 def open_dataset(split: SplitConfig, where: str) -> Dataset | OwnDataset:
     """Rank 0 first: it writes the missing index files, or downloads, what the others then find."""
     if split.shards is None:
-        return collectives.rank0_first(lambda: OwnDataset.open(split, where))
+        return messages.rank0_first(lambda: OwnDataset.open(split, where))
     try:
-        return collectives.rank0_first(lambda: Dataset.open(split.source, index_folder=split.index))
+        return messages.rank0_first(lambda: Dataset.open(split.source, index_folder=split.index))
     except UserError as error:
         raise UserError(error.what, where=f"{where}.shards: {error.where or split.shards}", fix=error.fix) from None
 
@@ -89,7 +89,7 @@ def _shared_weights(config: DataConfig, dataset: Dataset | OwnDataset) -> Float6
             )
         return None
     found: list[Float64s] = []
-    collectives.on_rank0(lambda: found.append(sampling.weights_of(config, dataset)))
+    messages.on_rank0(lambda: found.append(sampling.weights_of(config, dataset)))
     weights = torch.from_numpy(found[0]) if found else torch.zeros(dataset.n_samples, dtype=torch.float64)
     return collectives.broadcast_(weights).numpy()
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from distdl.comm import collectives
+from distdl.comm import messages
 from distdl.data.order import Rows
 from distdl.errors import UserError
 from distdl.trainer.setup import Run
@@ -24,7 +24,7 @@ def _probe(run: Run) -> int:
     rows = -(-run.config.train.global_batch // run.world.world_size)
     while True:
         fits = _fits(run, rows)
-        if min(collectives.gather_json(fits)):
+        if min(messages.gather_json(fits)):
             return rows
         if rows == 1:
             raise UserError(
@@ -43,7 +43,7 @@ def _fits(run: Run, rows: int) -> bool:
     try:
         (host,) = run.train_loader.stream([example])
         batch = to_device(host.tensors, run.train_loader, run.device, run.config.train)
-        loss, _ = loss_of(run, run.engine.model, batch, 0)
+        loss, _ = loss_of(run, run.engine.model, batch, run.reduction.parts[0], 0)
         loss.backward()
         return True
     except RuntimeError as error:

@@ -25,11 +25,12 @@ class Noise:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._generator = torch.Generator(self._parameters[0].device)
 
-    def input(self, image: Tensor, step: int, rank: int, begin: int) -> Tensor:
-        """A noisy copy of the normalised `image` of a micro-batch whose first row is row `begin` of the worker's."""
+    def input(self, image: Tensor, step: int, part: int, begin: int) -> Tensor:
+        """A noisy copy of the normalised `image` of a micro-batch whose first row is row `begin` of its part of the
+        batch."""
         if not self._config.input:
             return image
-        self._seed_by(_INPUT, step, rank, begin)
+        self._seed_by(_INPUT, step, part, begin)
         return self._draw(image, self._config.input).add_(image)
 
     @contextlib.contextmanager

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from distdl import models, registry
+from distdl.comm import reduction as reductions
+from distdl.comm.reduction import Reduction
 from distdl.comm.status import Status
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config, TrainConfig
@@ -44,6 +46,7 @@ class Run:
     device: torch.device
     task: Any
     engine: Engine
+    reduction: Reduction  # which parts of a batch this worker computes, and how they become a sum
     status: Status  # what the workers tell each other in every step
     phases: Phases
     noise: Noise
@@ -88,9 +91,8 @@ class Run:
 
     def host_batches(self) -> Iterator[HostBatch]:
         """This worker's share of every batch from the state's position to the end."""
-        rank, world_size = self.world.rank, self.world.world_size
         steps = self.plan.steps(self.state.position, self.end, end=self.end)
-        return self.train_loader.stream(rows.part(rank, world_size) for rows in steps)
+        return self.train_loader.stream(rows.parts(self.reduction.parts, self.reduction.n_parts) for rows in steps)
 
     def close(self) -> None:
         for loader in (self.train_loader, *self.eval_loaders.values()):
@@ -105,6 +107,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
             where="train.global_batch",
             fix="Use a larger batch or fewer workers.",
         )
+    reduction = reductions.build(config, world, device)
     batch_norm.check_sync(config, world.world_size)
     task = build_task(config)
     _check_metrics(config, task)
@@ -112,7 +115,16 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
     teacher = Teacher.load(config, device) if config.train.distill else None
     timing, noise = phases.build(device), Noise(config.train.noise, model, config.train.seed)
     status = Status(_COUNTED, device)
-    engine = engines.build(config, model, timing, status, noise.gradients_ if config.train.noise.gradient else None)
+    engine = engines.build(
+        engines.Given(
+            config=config,
+            model=model,
+            reduction=reduction,
+            status=status,
+            phases=timing,
+            add_noise=noise.gradients_ if config.train.noise.gradient else None,
+        )
+    )
 
     dataset = open_dataset(config.data.train, "data.train")
     plan = build_plan(config, dataset)
@@ -129,6 +141,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         device=device,
         task=task,
         engine=engine,
+        reduction=reduction,
         status=status,
         phases=timing,
         noise=noise,
@@ -218,9 +231,12 @@ def pick_device(config: TrainConfig, world: WorldInfo) -> torch.device:
     return torch.device(accelerator.type, world.local_rank)
 
 
-def set_threads_and_kernels(config: TrainConfig, world: WorldInfo) -> int:
-    """Pins what the bits of a run depend on besides its seed; returns the number of operator threads."""
-    threads = config.threads or share_of_cores(world)
+def set_threads_and_kernels(config: TrainConfig, world: WorldInfo, *, is_tree: bool = False) -> int:
+    """Pins what the bits of a run depend on besides its seed; returns the number of operator threads.
+
+    With a tree they are not to depend on the number of workers, hence nor does that of threads.
+    """
+    threads = config.threads or (1 if is_tree else share_of_cores(world))
     torch.set_num_threads(threads)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

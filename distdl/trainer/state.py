@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distdl.checkpoint.load import Checkpoint, evaluated_weights
-from distdl.comm import collectives
+from distdl.comm import collectives, messages
 from distdl.errors import UserError
 from distdl.trainer import optim
 from distdl.trainer.ema import AveragedWeights
@@ -74,14 +74,14 @@ def restore(
         checkpoint = find()
         return checkpoint.state if checkpoint else None
 
-    found = collectives.on_rank0(found_state)
+    found = messages.on_rank0(found_state)
     if found is None:
         _send_initial_weights(engine)
         if ema:
             weights = engine.model.state_dict()
             load_into(ema.averages, {name: weights[name] for name in ema.averages}, "ema")
         return None
-    tensors = collectives.broadcast_tensors(checkpoint.tensors if checkpoint else {})
+    tensors = messages.broadcast_tensors(checkpoint.tensors if checkpoint else {})
     load_into(engine.model.state_dict(keep_vars=True), _part(tensors, "model/"), "model")
     if ema:
         averages = evaluated_weights(tensors)  # switched on later, they begin at the weights

@@ -26,25 +26,31 @@ def train_step(run: Run, host: HostBatch, lr: float, **counts: int) -> list[tupl
     Raises UserError when memory runs out, with what was on its way through the network and the key to lower.
     """
     config, state, engine, phases = run.config.train, run.state, run.engine, run.phases
-    seed_everything(run.device, config.seed, state.step, run.world.rank)
+    parts = run.reduction.parts
     n_rows = len(host.tensors["valid"])
-    micro_batch = state.micro_batch or n_rows
+    rows_each = n_rows // len(parts)  # a worker has one part, or leaves of one size
+    micro_batch = min(state.micro_batch or rows_each, rows_each)
     sums = []
     engine.begin(run.global_batch)
     run.status.put(valid=host.n_valid, **counts)
     with explained_out_of_memory(host.tensors, run.device, "train.micro_batch", micro_batch):
         with run.noise.weights(state.step):
-            for begin in range(0, n_rows, micro_batch):
-                rows = host.tensors
-                if micro_batch < n_rows:
-                    rows = {name: tensor[begin : begin + micro_batch] for name, tensor in rows.items()}
-                last = begin + micro_batch >= n_rows
-                phases.enter("forward")
-                batch = to_device(rows, run.train_loader, run.device, config)
-                loss, count = loss_of(run, partial(engine.forward, last=last), batch, begin)
-                phases.enter("backward")
-                engine.backward(loss, last)
-                sums.append((loss.detach(), count))
+            for nth, part in enumerate(parts):
+                seed_everything(run.device, config.seed, state.step, part)
+                for begin in range(0, rows_each, micro_batch):
+                    rows = host.tensors
+                    if micro_batch < n_rows:
+                        mine = slice(nth * rows_each + begin, nth * rows_each + min(begin + micro_batch, rows_each))
+                        rows = {name: tensor[mine] for name, tensor in rows.items()}
+                    last = part == parts[-1] and begin + micro_batch >= rows_each
+                    phases.enter("forward")
+                    batch = to_device(rows, run.train_loader, run.device, config)
+                    loss, count = loss_of(run, partial(engine.forward, last=last), batch, part, begin)
+                    phases.enter("backward")
+                    engine.backward(loss, last)
+                    sums.append((loss.detach(), count))
+                if part != parts[-1]:
+                    engine.keep(part)
         engine.step(state.step, lr)
     if run.ema:
         run.ema.update(state.step)
@@ -53,14 +59,14 @@ def train_step(run: Run, host: HostBatch, lr: float, **counts: int) -> list[tupl
 
 
 def loss_of(
-    run: Run, forward: Callable[[Tensor], Tensor], batch: dict[str, Tensor], begin: int
+    run: Run, forward: Callable[[Tensor], Tensor], batch: dict[str, Tensor], part: int, begin: int
 ) -> tuple[Tensor, Tensor]:
     """The loss that is trained on, summed over a micro-batch, and its valid rows, both of shape ().
 
-    `forward` maps images to outputs; `begin` is the micro-batch's first row among the worker's rows.
+    `forward` maps images to outputs; `begin` is the micro-batch's first row among those of its part of the batch.
     """
     config, task = run.config.train, run.task
-    image = run.noise.input(batch["image"], run.state.step, run.world.rank, begin)
+    image = run.noise.input(batch["image"], run.state.step, part, begin)
     with autocast(config, run.device):
         if config.adversarial is None:
             outputs = forward(image)
@@ -134,9 +140,10 @@ def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManage
     return nullcontext() if config.precision == "fp32" else torch.autocast(device.type, _AUTOCAST[config.precision])
 
 
-def seed_everything(device: torch.device, seed: int, step: int, rank: int) -> None:
-    """Dropout and the like, as a function of (seed, step, rank): a resumed run draws what it would have drawn."""
-    key = seed_of(seed, 7, step, rank)
+def seed_everything(device: torch.device, seed: int, step: int, part: int) -> None:
+    """Dropout and the like, as a function of (seed, step, part of the batch): a resumed run draws what it would have
+    drawn."""
+    key = seed_of(seed, 7, step, part)
     torch.default_generator.manual_seed(key)
     if device.type == "cuda":
         torch.cuda.manual_seed(key)

@@ -20,7 +20,7 @@ from distdl.checkpoint import load as checkpoint_load
 from distdl.checkpoint import save as checkpoint_save
 from distdl.checkpoint.load import Checkpoint
 from distdl.checkpoint.save import Checkpoints
-from distdl.comm import collectives
+from distdl.comm import collectives, messages
 from distdl.comm.world import WorldInfo
 from distdl.config import load
 from distdl.config.schema import Config, parse_period
@@ -67,7 +67,7 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
         after_s = parse_period(config.train.stop_after)[0] if config.train.stop_after else math.inf
         stops = StopRequests(config.train.stop_signals, announce=not launched.is_supervised(), after_s=after_s)
         device = setup.pick_device(config.train, world)
-        setup.set_threads_and_kernels(config.train, world)
+        setup.set_threads_and_kernels(config.train, world, is_tree=config.dist.reduction == "tree")
         if device.type == "cpu":
             setup.keep_freed_memory()
         collectives.join(world, config.dist.backend, device)
@@ -110,7 +110,7 @@ def _open_on_rank0(config: Config, launch: Launch) -> tuple[OpenRun | None, int,
         held = open_run(path, config, resume=launch.resume)
         return held.lease.fence, str(path)
 
-    fence, path = collectives.on_rank0(open_and_hold)
+    fence, path = messages.on_rank0(open_and_hold)
     return held, fence, RunFolder(Path(path))
 
 
@@ -118,7 +118,7 @@ def _own_code(config: Config, folder: RunFolder) -> registry.Registered:
     """Executes the run's copies of its plugins, which rank 0 alone needs to see: it sends their text to all."""
     if not config.plugins:
         return {}
-    return plugins.load(collectives.on_rank0(lambda: plugins.read(load(folder.config).config.plugins)))
+    return plugins.load(messages.on_rank0(lambda: plugins.read(load(folder.config).config.plugins)))
 
 
 def _train(
@@ -191,7 +191,7 @@ def _restore(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], N
         checkpoint_save.sweep(folder)
         return bool(checkpoint_load.committed(folder))
 
-    own = collectives.on_rank0(has_own)
+    own = messages.on_rank0(has_own)
     weights_only = launch.weights_only and not own
 
     def find_checkpoint() -> Checkpoint | None:
@@ -219,9 +219,10 @@ def _restore(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], N
     if weights_only:
         return False
     _check_same_data(run, context)
+    matters = ("threads", "torch") if run.reduction.is_tree else ("world_size", "threads", "torch")
     changed = [
         f"{name} {context[name]} -> {run.description[name]}"
-        for name in ("world_size", "threads", "torch")
+        for name in matters
         if context[name] != run.description[name]
     ]
     say(f"resumed at step {run.state.step}, epoch {run.epoch:.2f}")
@@ -270,7 +271,7 @@ def _describe(run: Run, folder: RunFolder, say: Callable[[str], None]) -> None:
         "device": torch.cuda.get_device_name() if run.device.type == "cuda" else run.device.type,
         "threads": torch.get_num_threads(),
     }
-    workers = collectives.gather_json(mine)
+    workers = messages.gather_json(mine)
     if run.world.rank == 0:  # rank 0 only
         write_environment(
             folder,

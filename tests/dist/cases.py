@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +11,9 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from distdl.comm import collectives
+from distdl.comm import collectives, messages, reduction
 from distdl.comm.exchange import Exchange
+from distdl.comm.reduction import Reduction
 from distdl.comm.vote import Vote
 from distdl.errors import PeerLost, UserError
 from distdl.trainer import batch_norm, micro_batch, step
@@ -49,12 +51,12 @@ def broadcast_of_any_strides() -> Any:
 
 
 def json_from_rank_0(value: Any) -> Any:
-    return collectives.broadcast_json(value if collectives.rank() == 0 else "another")
+    return messages.broadcast_json(value if collectives.rank() == 0 else "another")
 
 
 def json_of_every_rank() -> Any:
     mine = ["", "äöü", list(range(1000)), {"a": None}][collectives.rank()]
-    return collectives.gather_json(mine)
+    return messages.gather_json(mine)
 
 
 def rank_0_alone(fails: bool) -> Any:
@@ -67,7 +69,7 @@ def rank_0_alone(fails: bool) -> Any:
         return {"made": True}
 
     try:
-        return {"value": collectives.on_rank0(action), "calls": calls}
+        return {"value": messages.on_rank0(action), "calls": calls}
     except UserError as error:
         return {"error": [error.what, error.where, error.fix], "calls": calls}
 
@@ -82,7 +84,7 @@ def rank_0_before_the_others(path: str) -> Any:
             Path(path).touch()
         return found
 
-    return collectives.rank0_first(action)
+    return messages.rank0_first(action)
 
 
 def rank_0_fails_before_the_others() -> Any:
@@ -93,7 +95,7 @@ def rank_0_fails_before_the_others() -> Any:
         raise UserError("no such folder")
 
     try:
-        collectives.rank0_first(action)
+        messages.rank0_first(action)
     except UserError as error:
         return {"error": error.what, "calls": calls}
     return None
@@ -136,7 +138,9 @@ def unequal_parts_of_a_network(uses: dict[str, list[int]], bucket_mib: float) ->
     """`uses`: rank -> the weights that its backward comes to, in this order. The summed gradients, and the status."""
     rank = collectives.rank()
     weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(4)]
-    exchange = Exchange(weights, bucket_mib, n_status=2)
+    exchange = Exchange(
+        weights, bucket_mib=bucket_mib, n_status=2, reduction=fast_reduction(), others=torch.empty(0)
+    )
     exchange.begin()
     exchange.status.copy_(torch.tensor([rank + 1.0, float(rank == 2)]))
     exchange.arm()
@@ -146,12 +150,18 @@ def unequal_parts_of_a_network(uses: dict[str, list[int]], bucket_mib: float) ->
     return {"sums": [weight.grad[0].item() for weight in weights], "status": exchange.status.tolist()}
 
 
+def fast_reduction() -> Reduction:
+    rank, size = collectives.rank(), collectives.world_size()
+    steps = partial(reduction.by_library, collectives.everyone())
+    return Reduction(parts=range(rank, rank + 1), n_parts=size, steps=steps)
+
+
 # --- training ---
 
 
-def train(corpus: str, overrides: dict[str, Any]) -> Any:
+def train(corpus: str, overrides: dict[str, Any], per_node: int | None = None) -> Any:
     """Trains to the end of the run; weights, buffers, the losses of this worker, and how many of its rows counted."""
-    run = tiny.build(tiny.config(Path(corpus), overrides))
+    run = tiny.build(tiny.config(Path(corpus), overrides), per_node=per_node)
     micro_batch.settle(run)
     sums = []
     try:
@@ -261,3 +271,12 @@ def teacher(corpus: str, run: str) -> Any:
         return {"error": error.what}
     image = torch.arange(16.0).view(1, 1, 4, 4)
     return {"outputs": loaded.model(image).tolist(), "step": loaded.identity["step"]}
+
+
+def refusal(corpus: str, overrides: dict[str, Any]) -> Any:
+    """What the user is told when the run is built."""
+    try:
+        tiny.build(tiny.config(Path(corpus), overrides)).close()
+    except UserError as error:
+        return str(error)
+    return None

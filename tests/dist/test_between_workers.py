@@ -99,7 +99,7 @@ def test_the_end_of_a_worker_is_an_echo_in_the_others(two):
     with pytest.raises(CaseFailed, match="rank 1: this process has ended") as caught:
         two.run("lose_a_peer")
 
-    assert caught.value.results[0].startswith("lost contact with the other workers: ")
+    assert caught.value.results[0].startswith("lost contact with the other workers in all_reduce of [1] torch.float32: ")
 
 
 def test_a_hang_is_answered_with_the_stacks_of_all_workers(two):

@@ -47,7 +47,7 @@ def test_rounds_alternate_and_swap_who_comes_first():
 @pytest.fixture
 def no_threads_changed(monkeypatch):
     """`measure` pins the threads and kernels of its process, which here is everybody's."""
-    monkeypatch.setattr("distdl.trainer.setup.set_threads_and_kernels", lambda config, world: 1)
+    monkeypatch.setattr("distdl.trainer.setup.set_threads_and_kernels", lambda config, world, is_tree: 1)
 
 
 def test_the_step_the_bare_loop_and_the_loader_are_measured(corpus, no_threads_changed):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distdl.comm import collectives
+from distdl.comm import collectives, messages
 from distdl.comm.world import WorldInfo
 from distdl.errors import UserError
 
@@ -21,8 +21,8 @@ def test_its_own_values_are_the_sum_and_the_broadcast():
 
     assert collectives.sum_(tensor) is tensor and tensor.tolist() == [0, 1, 2]
     assert collectives.broadcast_(tensor) is tensor and tensor.tolist() == [0, 1, 2]
-    assert collectives.broadcast_json({"a": [1]}) == {"a": [1]}
-    assert collectives.gather_json("mine") == ["mine"]
+    assert messages.broadcast_json({"a": [1]}) == {"a": [1]}
+    assert messages.gather_json("mine") == ["mine"]
 
 
 def test_a_sum_that_was_started_is_finished_at_once():
@@ -33,7 +33,7 @@ def test_a_sum_that_was_started_is_finished_at_once():
     pending.wait()  # a second time changes nothing
 
 
-@pytest.mark.parametrize("run", [collectives.on_rank0, collectives.rank0_first])
+@pytest.mark.parametrize("run", [messages.on_rank0, messages.rank0_first])
 def test_what_rank_0_does_is_done_once_and_its_errors_are_raised(run):
     calls = []
 

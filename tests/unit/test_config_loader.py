@@ -317,7 +317,8 @@ def test_an_unknown_key_like_no_other_is_answered_with_the_keys_there_are() -> N
     (problem,) = errors(SMALLEST, "dist.quux=1")
 
     assert problem == (
-        "command line 'dist.quux=1': unknown key 'dist.quux' ('dist' has: backend, engine, reduction, bucket_mib)"
+        "command line 'dist.quux=1': unknown key 'dist.quux' "
+        "('dist' has: backend, engine, reduction, leaves, hierarchical, bucket_mib)"
     )
 
 

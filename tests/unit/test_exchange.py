@@ -4,11 +4,22 @@ import pytest
 import torch
 from torch import nn
 
-from distdl.comm import collectives
 from distdl.comm.collectives import Pending
-from distdl.comm.exchange import Exchange
+from distdl.comm.exchange import Exchange as RealExchange
+from distdl.comm.reduction import Reduction
 
 MIB = 2**20
+
+
+def steps(parts):
+    return iter(())
+
+
+def Exchange(parameters, *, bucket_mib, n_status, n_others=0, steps=steps, **reduction):
+    """That of a worker whose sums are its own values."""
+    form = Reduction(**{"parts": range(1), "n_parts": 1, "steps": steps, **reduction})
+    others = torch.empty(n_others)
+    return RealExchange(parameters, bucket_mib=bucket_mib, n_status=n_status, reduction=form, others=others)
 
 
 def parameters(*sizes):
@@ -59,17 +70,22 @@ def test_counts_do_not_travel_in_a_type_that_would_round_them():
     assert exchange.status.dtype == torch.float32 and exchange.status.shape == (2,)
 
 
-@pytest.fixture
-def sent(monkeypatch):
+class Recorder(list):
     """The first elements of the buckets that were sent, in order."""
-    order = []
-    monkeypatch.setattr(collectives, "start_sum", lambda flat: order.append(flat[0].item()) or Pending(None))
-    return order
+
+    def __call__(self, parts):
+        self.append(parts[-1][0].item())
+        yield Pending(None)
+
+
+@pytest.fixture
+def sent():
+    return Recorder()
 
 
 def test_a_bucket_is_sent_when_backward_has_filled_it_and_all_before_it(sent):
     weights = parameters(1, 1, 1)
-    exchange = Exchange(weights, bucket_mib=4 / MIB, n_status=1)  # one each: of weights 2, 1 and 0
+    exchange = Exchange(weights, bucket_mib=4 / MIB, n_status=1, steps=sent)  # one each: of weights 2, 1 and 0
     seen = []
     exchange.begin()
     weights[2].sum().mul(2).backward()  # an earlier micro-batch: sends nothing
@@ -86,7 +102,7 @@ def test_a_bucket_is_sent_when_backward_has_filled_it_and_all_before_it(sent):
 
 def test_a_bucket_that_backward_did_not_fill_is_sent_at_the_end_in_its_turn(sent):
     weights = parameters(1, 1, 1)
-    exchange = Exchange(weights, bucket_mib=4 / MIB, n_status=1)
+    exchange = Exchange(weights, bucket_mib=4 / MIB, n_status=1, steps=sent)
     exchange.begin()
     exchange.arm()
     (weights[2] * 2 + weights[0] * 3).sum().backward()  # weight 1 is not used
@@ -99,7 +115,7 @@ def test_a_bucket_that_backward_did_not_fill_is_sent_at_the_end_in_its_turn(sent
 
 def test_a_gradient_that_comes_twice_in_a_backward_pass_is_an_error_and_not_a_wrong_sum(sent):
     (weight,) = parameters(1)
-    exchange = Exchange([weight], bucket_mib=1, n_status=1)
+    exchange = Exchange([weight], bucket_mib=1, n_status=1, steps=sent)
     exchange.begin()
     exchange.arm()
     weight.sum().backward()

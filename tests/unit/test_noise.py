@@ -38,7 +38,7 @@ def noisy_gradient(network, step=0, seed=0, eta=0.3):
 def test_input_noise_has_the_deviation_that_was_asked_for_and_leaves_the_image_alone(network):
     image = torch.full((4, 3, 50, 50), 2.0)
 
-    noisy = noise_on(network, input=0.3).input(image, step=0, rank=0, begin=0)
+    noisy = noise_on(network, input=0.3).input(image, step=0, part=0, begin=0)
 
     assert (noisy - image).std().item() == pytest.approx(0.3, rel=0.02)
     assert (noisy - image).mean().item() == pytest.approx(0, abs=0.01)

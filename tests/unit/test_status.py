@@ -37,10 +37,21 @@ def test_a_count_of_something_that_nobody_sums_is_an_error_and_not_lost():
         Status(("valid", "stop"), CPU).put(stopp=1)
 
 
+def test_a_worker_that_called_something_else_is_noticed_when_the_sums_are_read():
+    status = Status(("valid",), CPU)
+    status.put(valid=7)
+    status.seal()
+    status.values[-1] += 1  # what the sum of all would be if another worker's digest were not ours
+    status.exchanged()
+
+    with pytest.raises(RuntimeError, match="unlike collectives"):
+        status.read()
+
+
 def test_where_sums_come_late_a_read_is_a_step_behind_and_the_last_one_is_drained():
     status = Status(("valid",), CPU)
     status._lag = 1  # as on an accelerator
-    status._arriving.extend((torch.tensor([float(n)]), None) for n in (1, 2, 3))
+    status._arriving.extend((0, torch.tensor([float(n), 0.0]), None) for n in (1, 2, 3))
 
     assert [status.read(), status.read()] == [{"valid": 1}, {"valid": 2}]
     assert status.read() == {"valid": 0}

@@ -171,11 +171,11 @@ def test_images_arrive_normalised_in_either_memory_order(build):
     torch.testing.assert_close(seen[0], expected)
 
 
-def test_dropout_draws_are_a_function_of_seed_step_and_rank(build):
-    def draw(seed, number, rank):
+def test_dropout_draws_are_a_function_of_seed_step_and_part_of_the_batch(build):
+    def draw(seed, number, part):
         run = build(train__seed=seed)
         run.state.step = number
-        run.world = dataclasses.replace(run.world, rank=rank)
+        run.reduction = dataclasses.replace(run.reduction, parts=range(part, part + 1))
         train_step(run, batch())
         return torch.rand(1).item()
 

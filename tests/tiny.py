@@ -96,6 +96,17 @@ class Stateful(nn.Module):
         return self.output(self.features(image))
 
 
+class Words(nn.Module):
+    """Its gradients are sparse."""
+
+    def __init__(self, *, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.words = nn.Embedding(256, classes, sparse=True)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.words(image.flatten(1).long().clamp(0, 255)).sum(1)
+
+
 class Tied(nn.Module):
     """The same matrix on the way in and on the way out."""
 

@@ -53,52 +53,54 @@ class Group:
 
     def __init__(self, ranks: Sequence[int], handle: dist.ProcessGroup | None) -> None:
         self.ranks, self.size = list(ranks), len(ranks)
-        self._handle = handle
+        self.handle = handle
         self.digest = 0  # of all calls so far
 
-    def start_sum(self, tensor: Tensor) -> Pending:
-        """Begins summing `tensor` over the group, in place."""
+    def start_sum(self, tensor: Tensor, name: str = "") -> Pending:
+        """Begins summing `tensor` over the group, in place. `name`: what it is, for the digest and for errors."""
         if self.size == 1:
             return Pending(None)
-        call = self._note("all_reduce", tensor)
+        call = self._note("all_reduce", tensor, name)
         with _echoes(call):
-            return Pending(dist.all_reduce(tensor, group=self._handle, async_op=True), call)
+            return Pending(dist.all_reduce(tensor, group=self.handle, async_op=True), call)
 
-    def start_all_to_all(self, received: Tensor, sent: Tensor, rows_from: Sequence[int], rows_to: int) -> Pending:
+    def start_all_to_all(
+        self, received: Tensor, sent: Tensor, rows_from: Sequence[int], rows_to: int, name: str = ""
+    ) -> Pending:
         """Begins sending `sent[i]`, shape (rows_to, n), to member i, for `sent` of shape (size, rows_to, n).
 
         `received`, shape (sum(rows_from), n), gets `rows_from[i]` rows from member i, in the members' order.
         """
         n = received.shape[1]
-        call = self._note("all_to_all", received[:1])  # the rows may differ between workers
+        call = self._note("all_to_all", received[:1], name)  # the rows may differ between workers
         with _echoes(call):
             work = dist.all_to_all_single(
                 received.view(-1),
                 sent.view(-1),
                 [rows * n for rows in rows_from],
                 [rows_to * n] * self.size,
-                group=self._handle,
+                group=self.handle,
                 async_op=True,
             )
         return Pending(work, call)
 
-    def start_all_gather(self, whole: Tensor, part: Tensor) -> Pending:
+    def start_all_gather(self, whole: Tensor, part: Tensor, name: str = "") -> Pending:
         """Begins putting every member's `part`, shape (n,), one behind the other into `whole`, shape (size * n,)."""
-        call = self._note("all_gather", part)
+        call = self._note("all_gather", part, name)
         with _echoes(call):
-            work = _all_gather(whole, part, group=self._handle, async_op=True)
+            work = _all_gather(whole, part, group=self.handle, async_op=True)
         return Pending(work, call)
 
-    def start_broadcast(self, tensor: Tensor, source: int) -> Pending:
+    def start_broadcast(self, tensor: Tensor, source: int, name: str = "") -> Pending:
         """Begins overwriting `tensor` by that of member `source`. It has to be contiguous."""
         if self.size == 1:
             return Pending(None)
-        call = self._note(f"broadcast from {source}", tensor)
+        call = self._note(f"broadcast from {source}", tensor, name)
         with _echoes(call):
-            return Pending(dist.broadcast(tensor, self.ranks[source], group=self._handle, async_op=True), call)
+            return Pending(dist.broadcast(tensor, self.ranks[source], group=self.handle, async_op=True), call)
 
-    def _note(self, operation: str, tensor: Tensor) -> str:
-        call = f"{operation} of {tensor.numel()} {tensor.dtype}"
+    def _note(self, operation: str, tensor: Tensor, name: str) -> str:
+        call = f"{operation} of {list(tensor.shape)} {tensor.dtype}{name and f' ({name})'}"
         self.digest = crc32(call.encode(), self.digest)
         return call
 
@@ -126,7 +128,9 @@ def join(info: WorldInfo, backend: str, device: torch.device, timeout: timedelta
         raise UserError(
             str(error), where="environment", fix="Start with `distdl train CONFIG --nproc N` or torchrun."
         ) from error
-    _groups[:] = [Group(range(info.world_size), None)]
+    # Not the default group: what else calls torch.distributed in this process must not come between our calls.
+    _groups.clear()
+    new_group([range(info.world_size)])
 
 
 def leave() -> None:
@@ -225,7 +229,7 @@ def _compare(call: str) -> None:
     code = crc32(call.encode())
     extremes = torch.tensor([code, -code])
     with _echoes(call):
-        dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
+        dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=everyone().handle)
     most, least = extremes.tolist()
     if most == -least:
         return
@@ -233,7 +237,7 @@ def _compare(call: str) -> None:
     described = call.encode()[:_DESCRIPTION_BYTES]
     calls[rank(), : len(described)] = torch.frombuffer(bytearray(described), dtype=torch.uint8)
     with _echoes(call):
-        dist.all_reduce(calls)
+        dist.all_reduce(calls, group=everyone().handle)
     told = [bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in calls]
     raise RuntimeError(
         "the workers call unlike collectives: " + ", ".join(f"rank {i} {each}" for i, each in enumerate(told))

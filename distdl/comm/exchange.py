@@ -10,6 +10,7 @@ At the end of the last bucket travel the step's status, sums of a few counts, am
 that the mean is exact when shares are unequal; and for each parameter how many workers used it.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from distdl.comm import messages
 from distdl.comm.collectives import Pending
 from distdl.comm.reduction import Reduction
 from distdl.comm.tree import LeafSums
@@ -71,7 +73,8 @@ class Exchange:
         seal: Callable[[], None] = lambda: None,
     ) -> None:
         """`others`, shape (n,): like what is summed besides gradients. `seal` is called when the status is about to be
-        sent, after all other calls of the step."""
+        sent, after all other calls of the step. Raises RuntimeError if the workers' parameters differ."""
+        _check_alike(parameters)
         groups: list[list[nn.Parameter]] = []
         filled = 0
         for parameter in reversed(parameters):
@@ -164,10 +167,12 @@ class Exchange:
         self._advance()
 
     def _send_next(self) -> None:
-        bucket = self._sent[len(self._running)]
+        number = len(self._running)
+        bucket = self._sent[number]
         if bucket is self.buckets[-1]:
             self._seal()
-        self._running.append(Running(self._reduction.steps(bucket.parts.close(self._reduction.parts[-1]))))
+        parts = bucket.parts.close(self._reduction.parts[-1])
+        self._running.append(Running(self._reduction.steps(parts, f"bucket {number}")))
 
     def _advance(self) -> None:
         """Takes each sum as far as it goes without waiting, but no further than the one before it: so all workers call
@@ -202,6 +207,17 @@ class Running:
         else:
             self._pending = following
             self.n_begun += 1
+
+
+def _check_alike(parameters: Sequence[nn.Parameter]) -> None:
+    listed = [f"{list(parameter.shape)} {parameter.dtype}" for parameter in parameters]
+    for rank, others in enumerate(messages.gather_json(listed)):
+        if others != listed:
+            both = itertools.zip_longest(listed, others, fillvalue="missing")
+            number, (mine, theirs) = next(each for each in enumerate(both) if each[1][0] != each[1][1])
+            raise RuntimeError(
+                f"the workers train unlike networks: parameter {number} is {mine} here, {theirs} on rank {rank}"
+            )
 
 
 def _dense_strides(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -19,9 +19,9 @@ from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config
 from distdl.errors import UserError
 
-# steps(parts): sums the last of `parts` over the workers, in place, where `parts` are what this worker has to add, all
-# of one shape (n,). It yields what has to be waited for before the next step.
-Steps = Callable[[list[Tensor]], Iterator[Pending]]
+# steps(parts, name): sums the last of `parts` over the workers, in place, where `parts` are what this worker has to
+# add, all of one shape (n,). Yields what has to be waited for before the next step. `name`: what it is, for errors.
+Steps = Callable[[list[Tensor], str], Iterator[Pending]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +76,13 @@ def build(config: Config, world: WorldInfo, device: torch.device) -> Reduction:
     return make(steps=steps, multiple=world_size)
 
 
-def by_library(group: Group, parts: list[Tensor]) -> Iterator[Pending]:
+def by_library(group: Group, parts: list[Tensor], name: str = "") -> Iterator[Pending]:
     """One all-reduce, in the library's order."""
     (flat,) = parts
-    yield group.start_sum(flat)
+    yield group.start_sum(flat, name)
 
 
-def by_chunks(stages: Sequence[Stage], parts: list[Tensor]) -> Iterator[Pending]:
+def by_chunks(stages: Sequence[Stage], parts: list[Tensor], name: str = "") -> Iterator[Pending]:
     """All-to-all and all-gather, in stages: each adds up what its group has, of the chunk that the ones before left."""
     flat = parts[-1]
     stages = [stage for stage in stages if stage.there.size > 1]
@@ -92,19 +92,19 @@ def by_chunks(stages: Sequence[Stage], parts: list[Tensor]) -> Iterator[Pending]
         size = stage.there.size
         sent = parts[0].view(size, 1, -1) if len(parts) == 1 else torch.stack([p.view(size, -1) for p in parts], dim=1)
         received = flat.new_empty(sum(stage.rows_from), sent.shape[2])
-        yield stage.there.start_all_to_all(received, sent, stage.rows_from, len(parts))
+        yield stage.there.start_all_to_all(received, sent, stage.rows_from, len(parts), name)
         parts = stage.add(received)
     for stage, whole in zip(reversed(stages), reversed(chunks)):
-        yield stage.back.start_all_gather(whole, parts[0])
+        yield stage.back.start_all_gather(whole, parts[0], name)
         parts = [whole]
 
 
-def on_a_stream_of_its_own(steps: Steps, stream: torch.Stream, parts: list[Tensor]) -> Iterator[Pending]:
+def on_a_stream_of_its_own(steps: Steps, stream: torch.Stream, parts: list[Tensor], name: str) -> Iterator[Pending]:
     """For a device: all steps are queued at once, in the same order on all workers, beside what backward computes."""
     device = torch.accelerator.current_accelerator()
     stream.wait_stream(torch.accelerator.current_stream(device))
     with stream:
-        for pending in steps(parts):
+        for pending in steps(parts, name):
             pending.wait()  # queues the waiting
         done = stream.record_event()
     yield OnDevice(done)

@@ -248,6 +248,7 @@ class TrainConfig(Section):
         250, "rows per forward in evaluation; part of the result's bits, so not tied to the workers", ge=1
     )
     clip_norm: float | None = key(None, "largest norm of the whole gradient", gt=0)
+    clip_layer: float | None = key(None, "largest norm of each weight's and each bias's gradient by itself", gt=0)
     clip_value: float | None = key(None, "largest absolute value of a gradient's element", gt=0)
     ema: float | None = key(
         None, "decay of the averaged weights that are evaluated instead of the trained ones", gt=0, lt=1
@@ -263,6 +264,9 @@ class TrainConfig(Section):
     noise: NoiseConfig = key(NoiseConfig(), "keyed Gaussian noise, the same after a restart")
     distill: DistillConfig | None = key(None, "learn from a trained network as well: {teacher: RUN}")
     adversarial: AdversarialConfig | None = key(None, "train on FGSM examples as well: {epsilon: 0.03}")
+    mixup: float | None = key(
+        None, "learn from mixtures of two images: the share is drawn from Beta(mixup, mixup)", gt=0
+    )
     early_stop: EarlyStopConfig | None = key(None, "end when a metric stops improving: {metric: top1}", free=True)
     nonfinite: Literal["skip", "stop"] = key(
         "skip",

@@ -26,6 +26,7 @@ STORE = -1  # the "rank" of the rendezvous store, in a record of its failure
 
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # torch's is known by its name: this module is free of torch
 _TAIL_BYTES = 1 << 16
+_UNLIKE_SIZES = "op.preamble.length <= op.nbytes"  # what gloo says before it aborts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,8 @@ def describe_end(
         kind, message = "signal", f"killed by {signal_name(-exit_code)}"
         if -exit_code == signal.SIGKILL:
             message += ", perhaps out of memory"
+        if any(_UNLIKE_SIZES in line for line in last_lines):
+            message += ": the workers called collectives of unlike sizes"
     elif exit_code == EXIT_USER_ERROR:
         kind, message = "user", "\n".join(last_lines) or message
     return FailureRecord(

@@ -136,7 +136,8 @@ def _statistics_of_all(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         zeros = _zeros(2, values)
         mean, variance = (s.double() for s in torch.batch_norm_update_stats(values, zeros[0], zeros[1], 0.0))
         sums = torch.stack([torch.ones_like(mean), mean, variance + mean.square()]) * (values.numel() // len(mean))
-    count, total, squares = collectives.sum_(sums)
+    collectives.start_sum(sums).wait()  # not sum_, which asks the others first
+    count, total, squares = sums
     count.clamp_(min=1)
     mean = total / count
     variance = (squares / count - mean.square()).clamp_(min=0)
@@ -176,7 +177,9 @@ class _Normalise(torch.autograd.Function):
                 gradient, values, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
             )
         scale = (variance + ctx.eps).rsqrt() * (1 if weight is None else weight)
-        mean_gx, mean_g = collectives.sum_(torch.stack([sum_gx, sum_g])) / count
+        sums = torch.stack([sum_gx, sum_g])
+        collectives.start_sum(sums).wait()
+        mean_gx, mean_g = sums / count
         g_values += functional.batch_norm(values, mean, variance, -scale * mean_gx, -scale * mean_g, eps=ctx.eps)
         g_weight, g_bias = (None, None) if weight is None else (sum_gx, sum_g)
         return g_values, g_weight, g_bias, None, None, None, None

@@ -19,7 +19,7 @@ from distdl.config.schema import Config, TrainConfig
 from distdl.data.engine import HostBatch, Loader
 from distdl.data.order import Plan
 from distdl.errors import UserError, did_you_mean
-from distdl.trainer import batch_norm, ema, engines, optim, phases, schedule
+from distdl.trainer import batch_norm, ema, engines, mixup, optim, phases, schedule
 from distdl.trainer.distill import Teacher
 from distdl.trainer.ema import AveragedWeights
 from distdl.trainer.engines import Engine
@@ -135,6 +135,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         )
     make = LoaderFactory(config, world, device, model, task)
     train_loader = make(config.data.train, "data.train", dataset, plan)
+    mixup.check(config, has_labels=train_loader.label is not None)
     return Run(
         config=config,
         world=world,
@@ -201,6 +202,7 @@ def build_model(config: Config, device: torch.device) -> nn.Module:
     optim.freeze(model, config.optim)
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError("this network has nothing to train", where=f"model.name: {config.model.name}")
+    _check_dense(model, config.model.name)
     batch_norm.convert(model, config.train.batch_norm, config.train.ghost_rows)
     model.to(device)
     if config.train.channels_last:
@@ -208,6 +210,16 @@ def build_model(config: Config, device: torch.device) -> nn.Module:
     if config.train.compile:
         compile_blocks(model)
     return model
+
+
+def _check_dense(model: nn.Module, name: str) -> None:
+    for layer, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            raise UserError(
+                f"its layer '{layer}' makes sparse gradients, which can be neither exchanged nor clipped here",
+                where=f"model.name: {name}",
+                fix="Build the layer with sparse=False.",
+            )
 
 
 def pick_device(config: TrainConfig, world: WorldInfo) -> torch.device:

@@ -13,7 +13,7 @@ from distdl.data.engine import HostBatch, Loader
 from distdl.data.order import seed_of
 from distdl.data.transforms import Normalise
 from distdl.errors import UserError
-from distdl.trainer import adversarial
+from distdl.trainer import adversarial, mixup
 from distdl.trainer.setup import Run
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -68,7 +68,13 @@ def loss_of(
     config, task = run.config.train, run.task
     image = run.noise.input(batch["image"], run.state.step, part, begin)
     with autocast(config, run.device):
-        if config.adversarial is None:
+        if config.mixup:
+            share = mixup.draw_share(config.mixup, config.seed, run.state.step, part, begin)
+            image, partners = mixup.mixed(image, batch, share)
+            outputs = forward(image)
+            loss, count = task.loss(outputs, batch)
+            loss = torch.lerp(task.loss(outputs, partners)[0], loss, share)
+        elif config.adversarial is None:
             outputs = forward(image)
             loss, count = task.loss(outputs, batch)
         else:

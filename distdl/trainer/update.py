@@ -6,7 +6,7 @@ fused optimisers read it: the step waits for nothing. fp16's loss scale (Micikev
 the same answer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class Update:
         self._optimiser, self._times, self._add_noise = optimiser, times, add_noise
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._clip_norm, self._clip_value = config.train.clip_norm, config.train.clip_value
+        self._clip_layer = config.train.clip_layer
         self._l1 = config.optim.l1
         device = self._parameters[0].device
         self.scale = LossScale(device) if config.train.precision == "fp16" else None
@@ -79,6 +80,8 @@ class Update:
         optim.add_l1(self._optimiser, self._l1)
         if self._clip_value:
             nn.utils.clip_grad_value_(self._parameters, self._clip_value)
+        if self._clip_layer:
+            clip_each_(self._parameters, self._clip_layer)
         if self._clip_norm:
             self.norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         if self._add_noise:
@@ -100,6 +103,13 @@ class Update:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             if gradients:
                 torch._amp_foreach_non_finite_check_and_unscale_(gradients, self.skipped.now, self._factor)
+
+
+def clip_each_(parameters: Sequence[nn.Parameter], most: float) -> None:
+    """Scales each gradient whose norm is above `most` down to it."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = torch._foreach_norm(gradients)
+    torch._foreach_mul_(gradients, [(most / norm.clamp(min=most)).to(norm.dtype) for norm in norms])
 
 
 class Skipped:

@@ -19,6 +19,7 @@ CASES = {
     "micro-batches": {"train.micro_batch": 3},  # one for shares of 3 rows, two for one of 4
     "single rows": {"train.micro_batch": 1},
     "clipped norm": {"train.clip_norm": 0.05},
+    "clipped layers": {"train.clip_layer": 0.02},
     "clipped values": {"train.clip_value": 0.01},
     "partly used": {"model.name": "tiny:PartlyUsed", "train.micro_batch": 1},
     "tied": {"model.name": "tiny:Tied"},

@@ -23,6 +23,8 @@ CASES = {
     "micro-batches": {"train.micro_batch": 1},
     "averaged": {"train.ema": 0.9, "train.clip_norm": 0.05},
     "noise": {"train.noise": {"input": 0.1, "weight": 0.01, "gradient": 0.01}},
+    "mixup": {"train.mixup": 0.4},
+    "clipped layers": {"train.clip_layer": 0.01},
     "adversarial": {"train.adversarial": {"epsilon": 0.1}},
     "ghost batch norm": {"train.batch_norm": "ghost", "train.ghost_rows": 2, "dist.leaves": 4},
     "adamw": {"optim.name": "adamw", "optim.lr": 0.01},

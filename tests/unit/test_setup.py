@@ -32,6 +32,11 @@ def test_the_bound_of_labels_comes_from_the_last_layer_if_the_config_does_not_sa
     assert loaders.count_classes(build().engine.model, build().config) == tiny.CLASSES
 
 
+def test_a_layer_with_sparse_gradients_is_refused(build):
+    with pytest.raises(UserError, match="'words' makes sparse gradients"):
+        build({"model.name": "tiny:Words"})
+
+
 def test_every_worker_gets_at_least_one_row(build):
     build({"train.global_batch": 3}, WorldInfo(rank=2, world_size=3))
 

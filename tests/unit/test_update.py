@@ -36,6 +36,21 @@ def a_step(model, update, *, bad=None, rows=8):
     update(0, 0.1, torch.tensor(float(rows)))
 
 
+def test_each_gradient_is_clipped_by_itself(make):
+    model, _, update = make(train__clip_layer=0.5)
+    for parameter, norm in zip(model.parameters(), (0.1, 0.5, 2.0, 0.0), strict=False):
+        parameter.grad = torch.zeros_like(parameter)
+        parameter.grad.view(-1)[0] = norm
+    unused = list(model.parameters())[4]
+    unused.grad = None
+
+    update.begin(1)
+    update(0, 0.1, torch.tensor(1.0))
+
+    norms = [parameter.grad.norm().item() for parameter in list(model.parameters())[:4]]
+    assert norms == pytest.approx([0.1, 0.5, 0.5, 0.0])
+
+
 @pytest.mark.parametrize("bad", BAD)
 def test_a_step_with_nan_or_inf_anywhere_changes_neither_weights_nor_the_optimiser(make, bad):
     model, optimiser, update = make()

@@ -2,11 +2,14 @@
 
 import hashlib
 import os
+import random
+import signal
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import tiny
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,18 @@ from distdl.trainer import batch_norm, micro_batch, step
 from distdl.trainer.distill import Teacher
 from distdl.trainer.evaluate import Interrupted, evaluate
 from distdl.trainer.signals import StopRequests
+
+# --- the harness ---
+
+
+def own_state() -> Any:
+    """What a process of its own has of its own, though a fork would hand it on."""
+    return {
+        "rank": os.environ["RANK"],
+        "draws": [random.random(), np.random.rand(), torch.rand((), dtype=torch.float64).item()],
+        "ends at ctrl-c": signal.getsignal(signal.SIGINT) == signal.SIG_DFL,
+    }
+
 
 # --- collectives ---
 
@@ -110,6 +125,16 @@ def lose_a_peer() -> Any:
     except PeerLost as error:
         return str(error)
     return None
+
+
+def print_and_die() -> None:
+    if collectives.rank() == 1:
+        print("last words")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleep() -> None:
+    time.sleep(1000)
 
 
 def hang() -> None:

@@ -3,27 +3,23 @@
     with Workers(3) as workers:
         results = workers.run("sum_of_ranks", scale=2)      # a list, in rank order
 
-The processes live on between calls, because importing torch takes seconds. Arguments and results travel as JSON lines
-through pipes. A call that takes too long has the stacks of all threads of all workers in its error. Workers die with
-the process that started them, and after an error all of them are ended: the next `run` starts new ones.
+The processes live on between calls, and are forked from one that has imported torch (fork_server.py). Arguments and
+results travel as JSON. A call that takes too long has the stacks of all threads of all workers in its error. Workers
+die with the process that started them, and after an error all of them are ended: the next `run` starts new ones.
 """
 
-import faulthandler
+import contextlib
 import json
 import os
-import selectors
-import subprocess
-import sys
-import tempfile
 import time
-import traceback
-from pathlib import Path
+from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+import fork_server
+from fork_server import START_S, ForkServer, Worker
+
 GRACE_S = 5.0  # for the other workers to say what they saw, after one has failed
-START_S = 60.0
 
 
 class CaseFailed(AssertionError):
@@ -42,35 +38,34 @@ class Workers:
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._logs: list[Any] = []
+        self._server: ForkServer | None = None
+        self._workers: list[Worker] = []
         self._store: Any = None
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes by rank, for a test that stops or kills some; none before the first `run` and after an error."""
+        return [worker.pid for worker in self._workers]
 
     def run(self, case: str, *, deadline_s: float = 30.0, **arguments: Any) -> list[Any]:
         """`case(**arguments)` in every worker: their results by rank. Raises CaseFailed."""
-        if not self._processes:
-            self._start()
-        call = json.dumps({"case": case, "arguments": arguments, "deadline_s": deadline_s}).encode() + b"\n"
-        for process in self._processes:
-            assert process.stdin is not None
-            process.stdin.write(call)
-            process.stdin.flush()
-        replies = self._replies(deadline_s + GRACE_S)
-        results = {rank: reply["result"] for rank, reply in sorted(replies.items()) if "result" in reply}
-        if len(results) == self.n:
-            return list(results.values())
-        report = self._report(case, replies)
-        self.close()
-        raise CaseFailed(report, results)
+        try:
+            if not self._workers:
+                self._start()
+            call = json.dumps({"case": case, "arguments": arguments, "deadline_s": deadline_s}).encode()
+            for worker in self._workers:
+                with contextlib.suppress(OSError):  # one that is gone is found when its answer is waited for
+                    worker.calls.send_bytes(call)
+            return self._results(case, deadline_s + GRACE_S)
+        except BaseException:  # of pytest-timeout, say: a late answer must not be taken for that to the next call
+            self.close()
+            raise
 
     def close(self) -> None:
         """Ends the workers, whatever they are doing."""
-        for process in self._processes:
-            process.kill()
-            process.communicate()
-        for log in self._logs:
-            log.close()
-        self._processes, self._logs, self._store = [], [], None
+        if self._server:
+            self._server.end(self._workers)
+        self._server, self._workers, self._store = None, [], None
 
     def __enter__(self) -> "Workers":
         return self
@@ -85,8 +80,8 @@ class Workers:
 
         # The store is here, on a port of the kernel's choice, so that nobody else can take it in between.
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self._server = fork_server.running()
         for rank in range(self.n):
-            log = tempfile.TemporaryFile()  # noqa: SIM115  # closed with its process
             environment = {
                 **os.environ,
                 "RANK": str(rank),
@@ -96,77 +91,40 @@ class Workers:
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(self._store.port),
                 "TORCHELASTIC_USE_AGENT_STORE": "True",
-                "DISTDL_SUPERVISOR_PID": str(os.getpid()),
                 "OMP_NUM_THREADS": "1",
                 "GLOO_SOCKET_IFNAME": "lo",
             }
-            command = [sys.executable, str(HERE / "spawn.py")]
-            self._processes.append(
-                subprocess.Popen(
-                    command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0
-                )
-            )
-            self._logs.append(log)
-        self._replies(START_S)  # a case's deadline is for the case, not for the import of torch on a busy machine
+            self._workers.append(self._server.fork(environment))
+        self._results("the start", START_S)  # not part of a case's deadline
+
+    def _results(self, what: str, timeout_s: float) -> list[Any]:
+        replies = self._replies(timeout_s)
+        results = {rank: reply["result"] for rank, reply in sorted(replies.items()) if "result" in reply}
+        if len(results) < self.n:
+            raise CaseFailed(self._report(what, replies), results)
+        return list(results.values())
 
     def _replies(self, timeout_s: float) -> dict[int, dict[str, Any]]:
         """One reply from each worker that gives one: after the first failure the others have GRACE_S left."""
         until = time.monotonic() + timeout_s
         replies: dict[int, dict[str, Any]] = {}
-        with selectors.DefaultSelector() as selector:
-            for rank, process in enumerate(self._processes):
-                assert process.stdout is not None
-                selector.register(process.stdout, selectors.EVENT_READ, rank)
-            while selector.get_map() and (left := until - time.monotonic()) > 0:
-                for key, _ in selector.select(left):
-                    line = key.fileobj.readline()  # type: ignore[union-attr]
-                    selector.unregister(key.fileobj)
-                    replies[key.data] = json.loads(line) if line else {"error": "this process has ended"}
-                    if "error" in replies[key.data]:
-                        until = min(until, time.monotonic() + GRACE_S)
+        ranks = {worker.calls: rank for rank, worker in enumerate(self._workers)}
+        while ranks and (left := until - time.monotonic()) > 0:
+            for calls in wait(ranks, left):
+                rank = ranks.pop(calls)
+                try:
+                    replies[rank] = json.loads(calls.recv_bytes())
+                except (EOFError, OSError):
+                    replies[rank] = {"error": "this process has ended"}
+                if "error" in replies[rank]:
+                    until = min(until, time.monotonic() + GRACE_S)
         return replies
 
-    def _report(self, case: str, replies: dict[int, dict[str, Any]]) -> str:
-        lines = [f"{case} with {self.n} workers:"]
-        for rank, log in enumerate(self._logs):
+    def _report(self, what: str, replies: dict[int, dict[str, Any]]) -> str:
+        lines = [f"{what} with {self.n} workers:"]
+        for rank, worker in enumerate(self._workers):
             reply = replies.get(rank, {"error": "no answer"})
-            log.seek(0)
-            printed = log.read().decode(errors="replace")
+            worker.log.seek(0)
+            printed = worker.log.read().decode(errors="replace")
             lines += [f"--- rank {rank}: {reply.get('error', 'ended well')}", printed]
         return "\n".join(lines)
-
-
-def serve() -> None:
-    """The life of a worker: joins the others, then answers calls until there are no more."""
-    from distdl.launch.worker import tie_to_supervisor
-
-    tie_to_supervisor()
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever else is printed goes to the log
-    sys.path[:0] = [str(HERE), str(HERE.parent)]
-    import cases
-    import torch
-
-    from distdl.comm import collectives
-    from distdl.comm.world import detect
-
-    world = detect()
-    assert world is not None
-    torch.set_num_threads(1)
-    collectives.join(world, "gloo", torch.device("cpu"))
-    answers.write(b"{}\n")  # ready
-    answers.flush()
-    for line in sys.stdin.buffer:
-        call = json.loads(line)
-        faulthandler.dump_traceback_later(call["deadline_s"], exit=True)
-        try:
-            reply = {"result": getattr(cases, call["case"])(**call["arguments"])}
-        except Exception:
-            reply = {"error": traceback.format_exc()}
-        faulthandler.cancel_dump_traceback_later()
-        answers.write(json.dumps(reply).encode() + b"\n")
-        answers.flush()
-
-
-if __name__ == "__main__":
-    serve()

@@ -1,7 +1,7 @@
 """Groups of workers, and every call to torch.distributed that moves data. With one worker each does nothing.
 
 The workers of a group have to call the same collectives in the same order; libraries answer it with a wrong sum, an
-abort or a hang if they don't. So each group keeps a digest of its calls, which the workers compare in every step
+abort or a hang if they don't. So each worker keeps a digest of what it called, which they compare in every step
 (comm/status.py), and what is called outside of steps is compared before it begins.
 
 A collective that fails because a worker is gone raises PeerLost: an echo of the failure elsewhere.
@@ -25,6 +25,8 @@ Work = dist.Work
 _DESCRIPTION_BYTES = 200  # of a call, as the workers compare it
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name up to torch 2.12
 _groups: list["Group"] = []  # the first is that of all workers
+_timeout = TIMEOUT  # of every group
+_digest = 0
 
 
 class Pending:
@@ -54,13 +56,12 @@ class Group:
     def __init__(self, ranks: Sequence[int], handle: dist.ProcessGroup | None) -> None:
         self.ranks, self.size = list(ranks), len(ranks)
         self.handle = handle
-        self.digest = 0  # of all calls so far
 
     def start_sum(self, tensor: Tensor, name: str = "") -> Pending:
-        """Begins summing `tensor` over the group, in place. `name`: what it is, for the digest and for errors."""
+        """Begins summing `tensor` over the group, in place. `name`: what it is, for errors."""
         if self.size == 1:
             return Pending(None)
-        call = self._note("all_reduce", tensor, name)
+        call = described("all_reduce", tensor, name)
         with _echoes(call):
             return Pending(dist.all_reduce(tensor, group=self.handle, async_op=True), call)
 
@@ -72,7 +73,7 @@ class Group:
         `received`, shape (sum(rows_from), n), gets `rows_from[i]` rows from member i, in the members' order.
         """
         n = received.shape[1]
-        call = self._note("all_to_all", received[:1], name)  # the rows may differ between workers
+        call = described("all_to_all", received, name)
         with _echoes(call):
             work = dist.all_to_all_single(
                 received.view(-1),
@@ -86,7 +87,7 @@ class Group:
 
     def start_all_gather(self, whole: Tensor, part: Tensor, name: str = "") -> Pending:
         """Begins putting every member's `part`, shape (n,), one behind the other into `whole`, shape (size * n,)."""
-        call = self._note("all_gather", part, name)
+        call = described("all_gather", part, name)
         with _echoes(call):
             work = _all_gather(whole, part, group=self.handle, async_op=True)
         return Pending(work, call)
@@ -95,14 +96,13 @@ class Group:
         """Begins overwriting `tensor` by that of member `source`. It has to be contiguous."""
         if self.size == 1:
             return Pending(None)
-        call = self._note(f"broadcast from {source}", tensor, name)
+        call = described(f"broadcast from {source}", tensor, name)
         with _echoes(call):
             return Pending(dist.broadcast(tensor, self.ranks[source], group=self.handle, async_op=True), call)
 
-    def _note(self, operation: str, tensor: Tensor, name: str) -> str:
-        call = f"{operation} of {list(tensor.shape)} {tensor.dtype}{name and f' ({name})'}"
-        self.digest = crc32(call.encode(), self.digest)
-        return call
+
+def described(operation: str, tensor: Tensor, name: str = "") -> str:
+    return f"{operation} of {list(tensor.shape)} {tensor.dtype}{name and f' ({name})'}"
 
 
 # --- joining ---
@@ -128,13 +128,17 @@ def join(info: WorldInfo, backend: str, device: torch.device, timeout: timedelta
         raise UserError(
             str(error), where="environment", fix="Start with `distdl train CONFIG --nproc N` or torchrun."
         ) from error
+    global _timeout
+    _timeout = timeout
     # Not the default group: what else calls torch.distributed in this process must not come between our calls.
     _groups.clear()
     new_group([range(info.world_size)])
 
 
 def leave() -> None:
+    global _digest
     _groups.clear()
+    _digest = 0
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -150,7 +154,7 @@ def new_group(members: Sequence[Sequence[int]]) -> Group:
     for ranks in members:
         if len(ranks) > 1 and dist.is_initialized():
             with _echoes("new_group"):
-                handle = dist.new_group(list(ranks))
+                handle = dist.new_group(list(ranks), timeout=_timeout)
             if rank() in ranks:
                 mine = Group(ranks, handle)
     _groups.append(mine)
@@ -170,12 +174,15 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def digest() -> int:
-    """Of all calls so far in all groups, the same on all workers, whatever the order of calls in unlike groups.
+def note(call: str) -> None:
+    """Adds what this worker calls, and all others are to call next, to the digest."""
+    global _digest
+    _digest = crc32(call.encode(), _digest)
 
-    So small that fp32 holds the sum of that of all workers exactly.
-    """
-    return sum(group.digest for group in _groups) % (2**24 // world_size())
+
+def digest() -> int:
+    """Of all calls that were noted so far; so small that fp32 holds the sum of that of all workers exactly."""
+    return _digest % (2**24 // world_size())
 
 
 @contextlib.contextmanager
@@ -193,26 +200,27 @@ def _echoes(call: str) -> Iterator[None]:
         raise PeerLost(f"lost contact with the other workers in {call}: {reason}") from error
 
 
-# --- what all workers call, outside of steps ---
+# --- what all workers call ---
 
 
-def start_sum(tensor: Tensor) -> Pending:
-    """Begins summing `tensor` over all workers, in place."""
-    return everyone().start_sum(tensor)
+def start_sum(tensor: Tensor, name: str = "") -> Pending:
+    """Begins summing `tensor` over all workers, in place. It is noted, and compared with the next step's status."""
+    note(described("all_reduce", tensor, name))
+    return everyone().start_sum(tensor, name)
 
 
 def sum_(tensor: Tensor) -> Tensor:
     """Sums `tensor` over the workers, in place. Raises RuntimeError if they called something else."""
     if world_size() > 1:
-        _compare(f"all_reduce of {list(tensor.shape)} {tensor.dtype}")
-        start_sum(tensor).wait()
+        _compare(described("all_reduce", tensor))
+        everyone().start_sum(tensor).wait()
     return tensor
 
 
 def broadcast_(tensor: Tensor) -> Tensor:
     """Rank 0's values, in place. Any strides. Raises RuntimeError if the workers called something else."""
     if world_size() > 1:
-        _compare(f"broadcast of {list(tensor.shape)} {tensor.dtype}")
+        _compare(described("broadcast", tensor))
         packed = tensor.contiguous()
         everyone().start_broadcast(packed, 0).wait()
         if packed is not tensor:

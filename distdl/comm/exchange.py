@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from distdl.comm import messages
+from distdl.comm import collectives, messages
 from distdl.comm.collectives import Pending
 from distdl.comm.reduction import Reduction
 from distdl.comm.tree import LeafSums
@@ -31,10 +31,17 @@ class Bucket:
     belong to the step and not to a part of the batch."""
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], like: Tensor, *, n_values: int = 0, n_more: int = 0, multiple: int = 1
+        self,
+        name: str,
+        parameters: Sequence[nn.Parameter],
+        like: Tensor,
+        *,
+        n_values: int = 0,
+        n_more: int = 0,
+        multiple: int = 1,
     ) -> None:
         """`like`: a tensor of the dtype and on the device. The buffer is as long as the next `multiple`."""
-        self.parameters = list(parameters)
+        self.name, self.parameters = name, list(parameters)
         n = n_values + sum(p.numel() for p in self.parameters)
         self.flat = like.new_zeros(-(-(n + n_more) // multiple) * multiple)
         self.values, self.more = self.flat[:n], self.flat[n : n + n_more]
@@ -91,9 +98,12 @@ class Exchange:
             like.append(like[-1].float())
         n_more = [0] * (len(groups) - 1) + [n_status + len(parameters)]
         make = partial(Bucket, multiple=reduction.multiple)
-        self.buckets = [make(each, of, n_more=n) for each, of, n in zip(groups, like, n_more, strict=True)]
+        self.buckets = [
+            make(f"gradient bucket {i}", *each, n_more=n)
+            for i, (each, n) in enumerate(zip(zip(groups, like), n_more, strict=True))
+        ]
         self.status, self._users = self.buckets[-1].more.split([n_status, len(parameters)])  # type: ignore[no-untyped-call]
-        first = make([], others, n_values=others.numel())
+        first = make("buffers", [], others, n_values=others.numel())
         self.others = first.values
         """to be written before `keep` and before `arm`; the sums over all parts after `finish`"""
         self._sent = [first, *self.buckets] if others.numel() else self.buckets
@@ -167,12 +177,12 @@ class Exchange:
         self._advance()
 
     def _send_next(self) -> None:
-        number = len(self._running)
-        bucket = self._sent[number]
+        bucket = self._sent[len(self._running)]
+        collectives.note(bucket.name)
         if bucket is self.buckets[-1]:
             self._seal()
         parts = bucket.parts.close(self._reduction.parts[-1])
-        self._running.append(Running(self._reduction.steps(parts, f"bucket {number}")))
+        self._running.append(Running(self._reduction.steps(parts, bucket.name)))
 
     def _advance(self) -> None:
         """Takes each sum as far as it goes without waiting, but no further than the one before it: so all workers call

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from distdl.comm import collectives, messages, reduction
 from distdl.comm.exchange import Exchange
 from distdl.comm.reduction import Reduction
+from distdl.comm.status import Status
 from distdl.comm.vote import Vote
+from distdl.comm.world import WorldInfo
 from distdl.errors import PeerLost, UserError
 from distdl.trainer import batch_norm, micro_batch, step
 from distdl.trainer.distill import Teacher
@@ -179,6 +182,113 @@ def fast_reduction() -> Reduction:
     rank, size = collectives.rank(), collectives.world_size()
     steps = partial(reduction.by_library, collectives.everyone())
     return Reduction(parts=range(rank, rank + 1), n_parts=size, steps=steps)
+
+
+# --- workers that do unlike things ---
+
+
+def error_of(action: Callable[[], Any]) -> str | None:
+    try:
+        action()
+    except RuntimeError as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def unlike_calls(how: str) -> Any:
+    """Rank 0 sums and then broadcasts four numbers; rank 1 does it a little otherwise."""
+    four, otherwise = torch.ones(4), collectives.rank() == 1
+    calls = [collectives.sum_, collectives.broadcast_]
+    if otherwise and how == "order":
+        calls.reverse()
+    elif otherwise and how == "skipped":
+        del calls[0]
+    elif otherwise:
+        four = {"shape": torch.ones(5), "dtype": four.double()}[how]
+    return error_of(lambda: [call(four) for call in calls])
+
+
+def call_on_some(ranks: list[int]) -> Any:
+    return error_of(lambda: collectives.sum_(torch.ones(4))) if collectives.rank() in ranks else None
+
+
+class Step:
+    """One network's exchange and status, without the network: four weights, a bucket each."""
+
+    def __init__(self, form: str, n_weights: int = 4, size: int = 1000) -> None:
+        rank, size_of_node = collectives.rank(), 2 if form == "hierarchical" else collectives.world_size()
+        world = WorldInfo(
+            rank=rank,
+            world_size=collectives.world_size(),
+            local_rank=rank % size_of_node,
+            local_world_size=size_of_node,
+        )
+        config = tiny.config(Path(), {"dist": {"reduction": "tree" if form == "tree" else "fast", "leaves": 8}})
+        self.weights = [nn.Parameter(torch.ones(size)) for _ in range(n_weights)]
+        self.status = Status(("valid",), torch.device("cpu"))
+        self.reduction = reduction.build(config, world, torch.device("cpu"))
+        self.exchange = Exchange(
+            self.weights,
+            bucket_mib=1e-9,
+            n_status=len(self.status.values),
+            reduction=self.reduction,
+            others=torch.empty(0),
+            seal=self.status.seal,
+        )
+        self.status.use(self.exchange.status)
+
+    def __call__(self, half_way: Callable[[], None] = lambda: None) -> None:
+        self.exchange.begin()
+        self.status.put(valid=1)
+        for part in self.reduction.parts:
+            if part == self.reduction.parts[-1]:
+                self.exchange.arm()
+            for number, weight in enumerate(reversed(self.weights)):
+                if part == self.reduction.parts[-1] and number == len(self.weights) // 2:
+                    half_way()
+                weight.sum().backward()
+            if part != self.reduction.parts[-1]:
+                self.exchange.keep(part)
+        self.exchange.finish()
+        self.status.exchanged()
+        self.status.drain()
+
+
+def buckets_in_another_order(form: str) -> Any:
+    """Rank 1 sends the first two buckets, which are of one size, the other way round."""
+    a_step = Step(form)
+    a_step()
+    if collectives.rank() == 1:
+        sent = a_step.exchange._sent
+        sent[:2] = sent[1::-1]
+    return error_of(a_step)
+
+
+def unlike_networks() -> Any:
+    weights = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(4 + (collectives.rank() == 1)))]
+    return error_of(
+        lambda: Exchange(weights, bucket_mib=1, n_status=1, reduction=fast_reduction(), others=torch.empty(0))
+    )
+
+
+def die_in_a_step(form: str, when: str) -> Any:
+    a_step = Step(form, size=1_000_000)
+    a_step()
+    if collectives.rank() < 2:
+        return error_of(a_step)
+    if when == "in the middle of a bucket":
+        a_step(half_way=lambda: os._exit(1))
+    os._exit(1)
+
+
+def steps_without_end(form: str) -> Any:
+    a_step = Step(form)
+
+    def steps() -> None:
+        while True:
+            a_step()
+
+    return error_of(steps)
 
 
 # --- training ---

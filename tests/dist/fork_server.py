@@ -22,6 +22,7 @@ import sys
 import tempfile
 import traceback
 from dataclasses import dataclass
+from datetime import timedelta
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
@@ -185,7 +186,8 @@ def work(session: Connection) -> None:
     torch.set_num_threads(1)
     world = detect()
     assert world is not None
-    collectives.join(world, "gloo", torch.device("cpu"))
+    timeout = timedelta(seconds=float(os.environ["TIMEOUT_S"]))
+    collectives.join(world, "gloo", torch.device("cpu"), timeout)
     session.send_bytes(b'{"result": null}')
     while True:
         call = json.loads(session.recv_bytes())

@@ -36,8 +36,9 @@ class CaseFailed(AssertionError):
 class Workers:
     """N processes, started at the first `run`."""
 
-    def __init__(self, n: int) -> None:
-        self.n = n
+    def __init__(self, n: int, *, timeout_s: float = 600.0) -> None:
+        """`timeout_s`: after which a collective that somebody does not come to is an error."""
+        self.n, self._timeout_s = n, timeout_s
         self._server: ForkServer | None = None
         self._workers: list[Worker] = []
         self._store: Any = None
@@ -84,6 +85,7 @@ class Workers:
         for rank in range(self.n):
             environment = {
                 **os.environ,
+                "TIMEOUT_S": str(self._timeout_s),
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(self.n),

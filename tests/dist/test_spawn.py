@@ -25,7 +25,7 @@ import json, os, signal
 import fork_server
 
 server = fork_server.running()
-workers = [server.fork({**os.environ, "RANK": "0", "WORLD_SIZE": "1"}) for _ in range(2)]
+workers = [server.fork({**os.environ, "RANK": "0", "WORLD_SIZE": "1", "TIMEOUT_S": "9"}) for _ in range(2)]
 busy, stopped = workers
 for worker in workers:
     worker.calls.recv_bytes()

@@ -143,6 +143,13 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def leave_new_groups() -> None:
+    """Leaves all groups but that of everyone."""
+    while len(_groups) > 1:
+        if (handle := _groups.pop().handle) is not None:
+            dist.destroy_process_group(handle)
+
+
 def everyone() -> Group:
     """All workers."""
     return _groups[0] if _groups else Group([0], None)

@@ -1,5 +1,6 @@
 """What the tests of this folder have every worker do. A case returns something that JSON can carry."""
 
+import copy
 import hashlib
 import os
 import random
@@ -15,6 +16,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
+from distdl import models
 from distdl.comm import collectives, messages, reduction
 from distdl.comm.exchange import Exchange
 from distdl.comm.reduction import Reduction
@@ -22,6 +24,7 @@ from distdl.comm.status import Status
 from distdl.comm.vote import Vote
 from distdl.comm.world import WorldInfo
 from distdl.errors import PeerLost, UserError
+from distdl.models import zoo
 from distdl.trainer import batch_norm, micro_batch, step
 from distdl.trainer.distill import Teacher
 from distdl.trainer.evaluate import Interrupted, evaluate
@@ -184,6 +187,63 @@ def fast_reduction() -> Reduction:
     return Reduction(parts=range(rank, rank + 1), n_parts=size, steps=steps)
 
 
+def exchanged(
+    form: str,
+    per_node: int,
+    leaves: int,
+    network: list[tuple[list[int], str]],
+    bucket_mib: float,
+    n_others: int,
+    uses: list[list[int]],
+) -> Any:
+    """Two steps in which part p of the batch uses the weights uses[p]. What is wrong after them, as text.
+
+    The gradients are small whole numbers, whose sums all types hold exactly.
+    """
+    weights = [nn.Parameter(torch.zeros(shape, dtype=getattr(torch, dtype))) for shape, dtype in network]
+    form_of = reduction_of(form, per_node, leaves)
+    exchange = Exchange(
+        weights, bucket_mib=bucket_mib, n_status=2, reduction=form_of, others=torch.empty(n_others, dtype=torch.float64)
+    )
+    wrong: list[str] = []
+    for step_number in range(2):
+        exchange.begin()
+        exchange.status.copy_(torch.tensor([1.0, collectives.rank()]))
+        for part in form_of.parts:
+            exchange.others.copy_(torch.arange(n_others) + part)
+            if part == form_of.parts[-1]:
+                exchange.arm()
+            for number in reversed(uses[part]):
+                weights[number].backward(_gradient(weights[number], number, part + step_number))
+            if part != form_of.parts[-1]:
+                exchange.keep(part)
+        exchange.finish()
+        for number, weight in enumerate(weights):
+            of_parts = [_gradient(weight, number, p + step_number) for p, used in enumerate(uses) if number in used]
+            if not of_parts:
+                wrong += [f"{number}: a gradient that nobody has"] * (weight.grad is not None)
+            elif weight.grad is None or not torch.equal(weight.grad, sum(of_parts[1:], of_parts[0])):
+                wrong.append(f"{number}: {weight.grad} and not {sum(of_parts)}")
+        n = collectives.world_size()
+        if exchange.status.tolist() != [n, n * (n - 1) / 2]:
+            wrong.append(f"status: {exchange.status.tolist()}")
+        if exchange.others.tolist() != [len(uses) * i + sum(range(len(uses))) for i in range(n_others)]:
+            wrong.append(f"others: {exchange.others.tolist()}")
+    return wrong
+
+
+def _gradient(weight: Tensor, number: int, part: int) -> Tensor:
+    return ((torch.arange(weight.numel()) + number + part) % 5 - 2).to(weight.dtype).view(weight.shape)
+
+
+def reduction_of(form: str, per_node: int, leaves: int) -> Reduction:
+    """As of a run with these workers, `per_node` of them on each node."""
+    rank, size = collectives.rank(), collectives.world_size()
+    world = WorldInfo(rank=rank, world_size=size, local_rank=rank % per_node, local_world_size=per_node)
+    overrides = {"dist": {"reduction": form, "leaves": leaves}, "train.global_batch": leaves * size}
+    return reduction.build(tiny.config(Path(), overrides), world, torch.device("cpu"))
+
+
 # --- workers that do unlike things ---
 
 
@@ -216,17 +276,10 @@ class Step:
     """One network's exchange and status, without the network: four weights, a bucket each."""
 
     def __init__(self, form: str, n_weights: int = 4, size: int = 1000) -> None:
-        rank, size_of_node = collectives.rank(), 2 if form == "hierarchical" else collectives.world_size()
-        world = WorldInfo(
-            rank=rank,
-            world_size=collectives.world_size(),
-            local_rank=rank % size_of_node,
-            local_world_size=size_of_node,
-        )
-        config = tiny.config(Path(), {"dist": {"reduction": "tree" if form == "tree" else "fast", "leaves": 8}})
         self.weights = [nn.Parameter(torch.ones(size)) for _ in range(n_weights)]
         self.status = Status(("valid",), torch.device("cpu"))
-        self.reduction = reduction.build(config, world, torch.device("cpu"))
+        per_node = 2 if form == "hierarchical" else collectives.world_size()
+        self.reduction = reduction_of("tree" if form == "tree" else "fast", per_node, leaves=8)
         self.exchange = Exchange(
             self.weights,
             bucket_mib=1e-9,
@@ -415,3 +468,38 @@ def refusal(corpus: str, overrides: dict[str, Any]) -> Any:
     except UserError as error:
         return str(error)
     return None
+
+
+# --- the zoo ---
+
+
+def zoo_gradients(name: str, n_rows: int) -> Any:
+    """How far the exchanged gradients of the workers' shares are from those of the whole batch in one process: the
+    largest distance of a parameter's gradient, over its norm; in fp64, with synchronous batch norm, on rank 0 alone."""
+    torch.manual_seed(0)
+    network = models.build(name, {}).double()
+    for layer in network.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    channels, height, width = zoo.find(name).input_size
+    side = min(height, 32)
+    images = torch.randn(n_rows, channels, side, side * width // height, dtype=torch.float64)
+    whole = copy.deepcopy(network)
+    if any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
+        batch_norm.convert(network, "sync", ghost_rows=2)
+    weights = list(network.parameters())
+    exchange = Exchange(
+        weights, bucket_mib=0.25, n_status=1, reduction=fast_reduction(), others=torch.empty(0, dtype=torch.float64)
+    )
+    rank, size = collectives.rank(), collectives.world_size()
+    exchange.begin()
+    exchange.arm()
+    network(images[rank * n_rows // size : (rank + 1) * n_rows // size]).square().sum().backward()
+    exchange.finish()
+    if rank > 0:
+        return None
+    whole(images).square().sum().backward()
+    return max(
+        ((ours.grad - expected.grad).norm() / expected.grad.norm()).item()
+        for ours, expected in zip(weights, whole.parameters(), strict=True)
+    )

@@ -197,6 +197,7 @@ def work(session: Connection) -> None:
         except Exception:
             reply = {"error": traceback.format_exc()}
         faulthandler.cancel_dump_traceback_later()
+        collectives.leave_new_groups()  # of the runs that the case has built
         session.send_bytes(json.dumps(reply).encode())
 
 

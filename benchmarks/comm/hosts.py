@@ -15,8 +15,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
-_BURST = "64kb"
-_QUEUE = "20ms"
+_BURST = "256kb"
+_QUEUE = "50ms"
 
 
 class Hosts:

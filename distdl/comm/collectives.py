@@ -24,6 +24,7 @@ Work = dist.Work
 
 _DESCRIPTION_BYTES = 200  # of a call, as the workers compare it
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name up to torch 2.12
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # likewise
 _groups: list["Group"] = []  # the first is that of all workers
 _timeout = TIMEOUT  # of every group
 _digest = 0
@@ -99,6 +100,41 @@ class Group:
         call = described(f"broadcast from {source}", tensor, name)
         with _echoes(call):
             return Pending(dist.broadcast(tensor, self.ranks[source], group=self.handle, async_op=True), call)
+
+    def start_reduce(self, tensor: Tensor, destination: int) -> Pending:
+        """Begins summing `tensor` over the group, in that of member `destination`; the others' is overwritten."""
+        call = described(f"reduce to {destination}", tensor)
+        with _echoes(call):
+            return Pending(dist.reduce(tensor, self.ranks[destination], group=self.handle, async_op=True), call)
+
+    def start_reduce_scatter(self, part: Tensor, whole: Tensor) -> Pending:
+        """Begins summing `whole`, shape (size * n,), over the group; member i gets the i-th part of it, shape (n,)."""
+        call = described("reduce_scatter", part)
+        with _echoes(call):
+            return Pending(_reduce_scatter(part, whole, group=self.handle, async_op=True), call)
+
+    def start_gather(self, whole: Tensor | None, part: Tensor, destination: int) -> Pending:
+        """Begins putting every member's `part`, shape (n,), one behind the other into `whole`, shape (size * n,), of
+        member `destination`, who alone gives one."""
+        call = described(f"gather to {destination}", part)
+        parts = None if whole is None else list(whole.chunk(self.size))
+        with _echoes(call):
+            return Pending(dist.gather(part, parts, self.ranks[destination], self.handle, async_op=True), call)
+
+    def start_scatter(self, part: Tensor, whole: Tensor | None, source: int) -> Pending:
+        """Begins giving member i the i-th `part`, shape (n,), of `whole`, shape (size * n,), of member `source`, who
+        alone gives one."""
+        call = described(f"scatter from {source}", part)
+        parts = None if whole is None else list(whole.chunk(self.size))
+        with _echoes(call):
+            return Pending(dist.scatter(part, parts, self.ranks[source], self.handle, async_op=True), call)
+
+    def start_barrier(self, device: torch.device) -> Pending:
+        """Begins the library's own barrier, by way of `device`: it is over when all members have come to it."""
+        call = "barrier"
+        index = None if device.type == "cpu" else [device.index]
+        with _echoes(call):
+            return Pending(dist.barrier(group=self.handle, async_op=True, device_ids=index), call)
 
 
 def described(operation: str, tensor: Tensor, name: str = "") -> str:

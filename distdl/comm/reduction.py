@@ -57,23 +57,27 @@ def build(config: Config, world: WorldInfo, device: torch.device) -> Reduction:
     n_parts = config.n_leaves if is_tree else world_size
     parts = [tree.leaves_of(each, world_size, n_parts) for each in range(world_size)]
     make = partial(Reduction, parts=parts[rank], n_parts=n_parts, is_tree=is_tree)
-    per_node = _workers_per_node(config, world, device)
+    per_node = _per_node(config, world, device)
     if per_node is None and not is_tree:
         return make(steps=partial(by_library, collectives.new_group([range(world_size)])))
-    if per_node is None:
-        stages = [_stage([range(world_size)], parts, is_tree)]
-    else:
-        n_nodes, my_node = world_size // per_node, rank // per_node
-        nodes = [range(node * per_node, (node + 1) * per_node) for node in range(n_nodes)]
-        of_nodes = [range(parts[node[0]].start, parts[node[-1]].stop) for node in nodes]
-        across = [range(place, world_size, per_node) for place in range(per_node)]
-        stages = [
-            _stage(nodes, [parts[each] for each in nodes[my_node]], is_tree),
-            _stage(across, of_nodes, is_tree),
-        ]
-    in_chunks = partial(by_chunks, stages)
+    in_chunks = partial(by_chunks, stages(parts, rank, per_node, is_tree))
     steps = in_chunks if device.type == "cpu" else partial(on_a_stream_of_its_own, in_chunks, torch.Stream(device))
     return make(steps=steps, multiple=world_size)
+
+
+def stages(parts: Sequence[range], rank: int, per_node: int | None, is_tree: bool) -> list[Stage]:
+    """One stage; with `per_node` workers on each node two. `parts`: of each worker. All workers call it alike."""
+    world_size = len(parts)
+    if per_node is None:
+        return [_stage([range(world_size)], parts, is_tree)]
+    n_nodes, my_node = world_size // per_node, rank // per_node
+    nodes = [range(node * per_node, (node + 1) * per_node) for node in range(n_nodes)]
+    of_nodes = [range(parts[node[0]].start, parts[node[-1]].stop) for node in nodes]
+    across = [range(place, world_size, per_node) for place in range(per_node)]
+    return [
+        _stage(nodes, [parts[each] for each in nodes[my_node]], is_tree),
+        _stage(across, of_nodes, is_tree),
+    ]
 
 
 def by_library(group: Group, parts: list[Tensor], name: str = "") -> Iterator[Pending]:
@@ -136,17 +140,23 @@ def _stage(members: Sequence[Sequence[int]], parts: Sequence[range], is_tree: bo
     return Stage(there=there, back=back, rows_from=[len(each) for each in nodes], add=add)
 
 
-def _workers_per_node(config: Config, world: WorldInfo, device: torch.device) -> int | None:
+def workers_per_node(world: WorldInfo) -> int | None:
+    """None if the nodes have unlike numbers, or their ranks don't follow one another. All workers call it alike."""
+    places = messages.gather_json([world.local_rank, world.local_world_size])
+    per_node = world.local_world_size
+    is_regular = places == [[rank % per_node, per_node] for rank in range(world.world_size)]
+    return per_node if is_regular and world.world_size % per_node == 0 else None
+
+
+def _per_node(config: Config, world: WorldInfo, device: torch.device) -> int | None:
     """Where the sum is to be made in two stages; None otherwise."""
     wanted = config.dist.hierarchical
     if wanted is False or world.world_size == 1:
         return None
     if wanted == "auto" and config.dist.reduction == "fast" and device.type != "cpu":
         return None  # the device's library knows the nodes, and has more ways than these two stages
-    places = messages.gather_json([world.local_rank, world.local_world_size])
-    per_node = world.local_world_size
-    is_regular = places == [[rank % per_node, per_node] for rank in range(world.world_size)]
-    if is_regular and world.world_size % per_node == 0:
+    per_node = workers_per_node(world)
+    if per_node is not None:
         return per_node if 1 < per_node < world.world_size else None
     if wanted is True:
         raise UserError(

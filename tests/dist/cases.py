@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from distdl import models
-from distdl.comm import collectives, messages, reduction
+from distdl.comm import collectives, messages, probe, reduction
 from distdl.comm.exchange import Exchange
 from distdl.comm.reduction import Reduction
 from distdl.comm.status import Status
@@ -141,6 +141,21 @@ def print_and_die() -> None:
 
 def sleep() -> None:
     time.sleep(1000)
+
+
+def measured_operations(per_node: int, dtype: str) -> Any:
+    """Each operation of `distdl bench comm`: whether its result is right before it was called, and after that."""
+    rank, size = collectives.rank(), collectives.world_size()
+    names = [name for name in probe.OPERATIONS if name != "hierarchical" or per_node < size]
+    world = WorldInfo(rank=rank, world_size=size)
+    workers = probe.find_workers(world, torch.empty(0, dtype=getattr(torch, dtype)), names, per_node)
+    found = {}
+    for name in names:
+        call = probe.OPERATIONS[name](workers, 50 * size)
+        before = call.is_right()
+        call()
+        found[name] = [before, call.is_right()]
+    return found
 
 
 def hang() -> None:

@@ -2,13 +2,16 @@
 
 import argparse
 import json
+import os
 import re
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from distdl.errors import EXIT_DONE, UserError
+from distdl.bench import bandwidth
+from distdl.errors import EXIT_BUG, EXIT_DONE, UserError
 
 Arguments = argparse.Namespace
 Add = Callable[[str, Callable[[Arguments], int], str], argparse.ArgumentParser]
@@ -25,13 +28,30 @@ def add_arguments(add: Add) -> None:
     command.add_argument("--trust-plugins", action="store_true", help="execute the code that a stranger's run brings")
     command.add_argument("--json", action="store_true", help="for programs")
 
+    command = add("comm", comm, "latency and bandwidth of the collectives by size, beside a copy in memory")
+    command.add_argument(
+        "--sizes", default=bandwidth.SIZES, metavar="S,...", help=f"bytes (default: {bandwidth.SIZES})"
+    )
+    command.add_argument("--ops", metavar="NAME,...", help=f"default: all of {', '.join(bandwidth.FACTORS)}")
+    command.add_argument(
+        "--backend", default="auto", metavar="B", help="auto (nccl with GPUs, else gloo), gloo or nccl"
+    )
+    command.add_argument("--nproc", type=int, metavar="N", help="workers on this machine (default: one per GPU)")
+    command.add_argument("--dtype", default="fp32", metavar="T", help="fp32 (the default) or bf16")
+    how_long = command.add_mutually_exclusive_group()
+    how_long.add_argument(
+        "--seconds-each", type=float, default=0.3, metavar="S", help="for each operation and size (default: 0.3)"
+    )
+    how_long.add_argument("--iterations", type=int, metavar="N", help="or: how many calls of each are timed")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--plot", type=Path, metavar="FILE.png", help="bus bandwidth over size, as a picture")
+
 
 def step(arguments: Arguments) -> int:
     from distdl.comm.world import WorldInfo, detect
     from distdl.config import load
-    from distdl.launch import supervise, worker
+    from distdl.launch import worker
     from distdl.run import trust
-    from distdl.run.folder import RunFolder
 
     worker.tie_to_supervisor()
     if arguments.steps < 1 or arguments.nproc < 1:
@@ -41,15 +61,103 @@ def step(arguments: Arguments) -> int:
     trust.check_file(arguments.config, config)
     world = detect()
     if world is None and arguments.nproc > 1:
-        with tempfile.TemporaryDirectory(prefix="distdl-bench-") as folder:
-            command = [sys.executable, "-m", "distdl", *sys.argv[1:]]
-            return supervise.run(command, arguments.nproc, RunFolder(Path(folder)))
+        return _start_workers(arguments.nproc)
     from distdl.bench.step import measure, report
 
     result = measure(config, world or WorldInfo(), arguments.steps, image_shape)
     if world is None or world.rank == 0:  # rank 0 only
         print(json.dumps(result, indent=2) if arguments.json else report(result))
     return EXIT_DONE
+
+
+def comm(arguments: Arguments) -> int:
+    from distdl.comm.world import detect
+    from distdl.launch import worker
+    from distdl.launch.plan import local_devices
+    from distdl.run import failures
+    from distdl.run.folder import RunFolder
+
+    worker.tie_to_supervisor()
+    wanted = _wanted(arguments)
+    world = detect()
+    nproc = arguments.nproc
+    if nproc is None:
+        nproc = 1 if wanted.backend == "gloo" else local_devices()
+    if (nproc if world is None else world.world_size) <= 1:
+        raise UserError(
+            "one worker alone has nobody to send anything to",
+            fix="Add --nproc 2, or start it by torchrun: torchrun --nproc-per-node 2 -m distdl bench comm",
+        )
+    if world is None:
+        return _start_workers(nproc)
+    from distdl.bench.comm import WrongNumber, measure
+
+    is_shown = world.rank == 0 and not arguments.json
+    try:
+        result = measure(wanted, world, lambda text: print(text, flush=True) if is_shown else None)
+    except WrongNumber as error:
+        if worker.is_supervised():  # the supervisor has the last word on the screen
+            failures.write(RunFolder(Path(os.environ["DISTDL_RUN_FOLDER"])), world.rank, None, error, worker.attempt())
+        else:
+            print(f"error: {error}", file=sys.stderr)
+        return EXIT_BUG
+    if world.rank == 0:  # rank 0 only
+        result["stored"], told = _store(result)
+        print(json.dumps(result, indent=2) if arguments.json else f"\n{told}")
+        if arguments.plot:
+            bandwidth.plot(result, arguments.plot)
+            if is_shown:
+                print(f"plotted in {arguments.plot}")
+    return EXIT_DONE
+
+
+def _wanted(arguments: Arguments) -> bandwidth.Wanted:
+    if arguments.nproc is not None and arguments.nproc < 1:
+        raise UserError("at least one is needed", where="command line --nproc")
+    if arguments.iterations is not None and arguments.iterations < 1:
+        raise UserError("at least one is needed", where="command line --iterations")
+    if not 0 < arguments.seconds_each <= 3600:
+        raise UserError("more than 0 and at most 3600 s", where="command line --seconds-each")
+    operations = None if arguments.ops is None else bandwidth.parse_operations(arguments.ops)
+    if arguments.plot:
+        bandwidth.check_plot(arguments.plot, operations)
+    return bandwidth.Wanted(
+        sizes=bandwidth.parse_sizes(arguments.sizes),
+        operations=operations,
+        backend=bandwidth.parse_name(arguments.backend, bandwidth.BACKENDS, "backend", "--backend"),
+        dtype=bandwidth.parse_name(arguments.dtype, bandwidth.DTYPES, "type", "--dtype"),
+        seconds_each=arguments.seconds_each,
+        iterations=arguments.iterations,
+    )
+
+
+def _store(result: bandwidth.Row) -> tuple[dict[str, Any] | None, str]:
+    """Keeps the all-reduce for runs on this machine, if it was measured well enough; and what there is to say of it."""
+    from distdl.run import tuned
+
+    rows = [row for row in result["rows"] if row["operation"] == "all_reduce" and result["dtype"] == "fp32"]
+    if result["nodes"] is None or not tuned.is_enough(rows):
+        return None, "not stored for dist.bucket_mib: auto: that takes all_reduce, fp32, from 1M or less to 16M or more"
+    nodes, per_node, backend = result["nodes"], result["workers_per_node"], result["backend"]
+    try:
+        path = tuned.record(nodes, per_node, backend, rows, torch_version=result["torch"])
+    except (OSError, RuntimeError) as error:
+        return None, f"not stored for dist.bucket_mib: auto: {error}"
+    bucket_mib = tuned.choose_bucket_mib(rows)
+    where = f"{nodes} x {per_node} workers by {backend} here"
+    return {"file": str(path), "bucket_mib": bucket_mib}, (
+        f"dist.bucket_mib: auto will use {bucket_mib:g} MiB for {where}\nstored in {path}"
+    )
+
+
+def _start_workers(nproc: int) -> int:
+    """This command as `nproc` workers on this machine."""
+    from distdl.launch import supervise
+    from distdl.run.folder import RunFolder
+
+    with tempfile.TemporaryDirectory(prefix="distdl-bench-") as folder:
+        command = [sys.executable, "-m", "distdl", *sys.argv[1:]]
+        return supervise.run(command, nproc, RunFolder(Path(folder)))
 
 
 def _image_shape(text: str) -> tuple[int, ...]:

@@ -114,6 +114,7 @@ def test_what_starts_workers_and_reads_configs_does_not_import_torch(path):
         ["train", "configs/mnist/lenet5.yaml", "optim.name=adamm", "model.name=lenet"],
         ["train", "configs/mnist/lenet.yaml", "--nproc", "2"],
         ["runs"],
+        ["bench", "comm", "--ops", "all_redcue", "--nproc", "2"],
     ],
     ids=" ".join,
 )

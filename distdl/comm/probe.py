@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distdl.comm import collectives, reduction, tree
 from distdl.comm.collectives import Group, Pending
-from distdl.comm.reduction import Stage
+from distdl.comm.reduction import Steps
 from distdl.comm.world import WorldInfo
 
 _PRIME = 251  # of values: no size of a part is a multiple of it, unless somebody asks for one
@@ -39,7 +39,7 @@ class Workers:
     group: Group  # all of them
     rank: int
     like: Tensor  # has the dtype and the device of what is sent
-    stages: Mapping[str, list[Stage]]  # of distdl's own all-reduces
+    own: Mapping[str, Steps]  # distdl's own all-reduces
 
 
 Prepare = Callable[[Workers, int], Call]  # of n elements in the whole array, a multiple of the number of workers
@@ -48,20 +48,22 @@ Prepare = Callable[[Workers, int], Call]  # of n elements in the whole array, a 
 def find_workers(world: WorldInfo, like: Tensor, names: Collection[str], per_node: int | None) -> Workers:
     """Makes the groups that the operations of these names need. All workers call it alike."""
     size = world.world_size
-    stages = {}
+    own = {}
     if "tree" in names:
-        parts = [tree.leaves_of(rank, size, n_leaves(size)) for rank in range(size)]
-        stages["tree"] = reduction.stages(parts, world.rank, None, is_tree=True)
+        own["tree"] = reduction.chunked(_leaves(size), world.rank, None, is_tree=True)
     if "hierarchical" in names:
-        stages["hierarchical"] = reduction.stages(
-            [range(rank, rank + 1) for rank in range(size)], world.rank, per_node, is_tree=False
-        )
-    return Workers(group=collectives.everyone(), rank=world.rank, like=like, stages=stages)
+        parts = [range(rank, rank + 1) for rank in range(size)]
+        own["hierarchical"] = reduction.chunked(parts, world.rank, per_node, is_tree=False)
+    return Workers(group=collectives.everyone(), rank=world.rank, like=like, own=own)
 
 
 def n_leaves(world_size: int) -> int:
     """The fewest leaves that dist.reduction: tree takes for so many workers."""
     return 1 << (world_size - 1).bit_length()
+
+
+def _leaves(world_size: int) -> list[range]:
+    return [tree.leaves_of(rank, world_size, n_leaves(world_size)) for rank in range(world_size)]
 
 
 # --- operations ---
@@ -77,14 +79,13 @@ def all_reduce(workers: Workers, n: int) -> Call:
 
 
 def in_chunks(name: str, workers: Workers, n: int) -> Call:
-    """An all-reduce by reduction.by_chunks. A worker with several subtrees of the tree has something in the last."""
-    stages = workers.stages[name]
+    """An all-reduce of distdl's own. A worker with several subtrees of the tree has something in the last."""
     flat = _addend(workers, n)
-    n_parts = stages[0].rows_from[workers.rank] if name == "tree" else 1
+    n_parts = len(tree.maximal(_leaves(workers.group.size)[workers.rank])) if name == "tree" else 1
     parts = [*(torch.zeros_like(flat) for _ in range(n_parts - 1)), flat]
     return Call(
         tensors=parts,
-        start=lambda: reduction.by_chunks(stages, parts),
+        start=lambda: workers.own[name](parts, ""),
         is_right=lambda: torch.equal(flat, _values(workers, n)),
     )
 

@@ -2,8 +2,9 @@
 
 `fast`: by the library's all-reduce, a part for each worker. `tree`: a part is a leaf (comm/tree.py); chunks of the
 workers' subtrees go to the chunk's owner (all-to-all), are added there in the tree's order, and go back (all-gather).
-That is a ring's traffic where the workers are a power of two. Hierarchical: the same in two stages, first inside the
-node, then between the workers of equal local rank, so that between two nodes each value travels once.
+That is a ring's traffic where the workers are a power of two. Hierarchical: in two stages, chunks inside the node first
+and then between the workers of equal local rank, so that between two nodes each value travels once. Where order can't
+matter, the last stage is the library's all-reduce, which has fewer steps.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -60,24 +61,31 @@ def build(config: Config, world: WorldInfo, device: torch.device) -> Reduction:
     per_node = _per_node(config, world, device)
     if per_node is None and not is_tree:
         return make(steps=partial(by_library, collectives.new_group([range(world_size)])))
-    in_chunks = partial(by_chunks, stages(parts, rank, per_node, is_tree))
+    in_chunks = chunked(parts, rank, per_node, is_tree)
     steps = in_chunks if device.type == "cpu" else partial(on_a_stream_of_its_own, in_chunks, torch.Stream(device))
     return make(steps=steps, multiple=world_size)
 
 
-def stages(parts: Sequence[range], rank: int, per_node: int | None, is_tree: bool) -> list[Stage]:
-    """One stage; with `per_node` workers on each node two. `parts`: of each worker. All workers call it alike."""
+def chunked(parts: Sequence[range], rank: int, per_node: int | None, is_tree: bool) -> Steps:
+    """In one stage; with `per_node` workers on each node in two. `parts`: of each worker. All workers call it alike."""
     world_size = len(parts)
     if per_node is None:
-        return [_stage([range(world_size)], parts, is_tree)]
-    n_nodes, my_node = world_size // per_node, rank // per_node
-    nodes = [range(node * per_node, (node + 1) * per_node) for node in range(n_nodes)]
-    of_nodes = [range(parts[node[0]].start, parts[node[-1]].stop) for node in nodes]
-    across = [range(place, world_size, per_node) for place in range(per_node)]
-    return [
-        _stage(nodes, [parts[each] for each in nodes[my_node]], is_tree),
-        _stage(across, of_nodes, is_tree),
-    ]
+        groups, addends = [[range(world_size)]], [parts]
+    else:
+        nodes = [range(first, first + per_node) for first in range(0, world_size, per_node)]
+        of_nodes = [range(parts[node[0]].start, parts[node[-1]].stop) for node in nodes]
+        across = [range(place, world_size, per_node) for place in range(per_node)]
+        groups, addends = [nodes, across], [[parts[each] for each in nodes[rank // per_node]], of_nodes]
+    between: Group | None = None
+    if not is_tree or _have_one_sum(addends[-1]):
+        between = collectives.new_group(groups.pop())
+    stages = [_stage(*each, is_tree) for each in zip(groups, addends)]
+    return partial(by_chunks, [stage for stage in stages if stage.there.size > 1], between)
+
+
+def _have_one_sum(addends: Sequence[range]) -> bool:
+    """Whether there are two addends, a subtree each: a + b has the same bits whoever adds."""
+    return len(addends) == 2 and all(len(tree.maximal(each)) == 1 for each in addends)
 
 
 def by_library(group: Group, parts: list[Tensor], name: str = "") -> Iterator[Pending]:
@@ -86,10 +94,12 @@ def by_library(group: Group, parts: list[Tensor], name: str = "") -> Iterator[Pe
     yield group.start_sum(flat, name)
 
 
-def by_chunks(stages: Sequence[Stage], parts: list[Tensor], name: str = "") -> Iterator[Pending]:
-    """All-to-all and all-gather, in stages: each adds up what its group has, of the chunk that the ones before left."""
+def by_chunks(stages: Sequence[Stage], between: Group | None, parts: list[Tensor], name: str = "") -> Iterator[Pending]:
+    """All-to-all and all-gather, in stages: each adds up what its group has, of the chunk that the ones before left.
+
+    What is left then is summed by the library, over the group `between`, if there is one.
+    """
     flat = parts[-1]
-    stages = [stage for stage in stages if stage.there.size > 1]
     chunks = []
     for stage in stages:
         chunks.append(parts[-1])
@@ -98,6 +108,8 @@ def by_chunks(stages: Sequence[Stage], parts: list[Tensor], name: str = "") -> I
         received = flat.new_empty(sum(stage.rows_from), sent.shape[2])
         yield stage.there.start_all_to_all(received, sent, stage.rows_from, len(parts), name)
         parts = stage.add(received)
+    if between:
+        yield between.start_sum(parts[0], name)
     for stage, whole in zip(reversed(stages), reversed(chunks)):
         yield stage.back.start_all_gather(whole, parts[0], name)
         parts = [whole]

@@ -70,7 +70,7 @@ def train(arguments: Arguments) -> int:
     if arguments.check:
         path = Path(tempfile.mkdtemp(prefix="distdl-check-")) / path.name
     try:
-        opened = open_run(path, config, resume=arguments.resume)
+        opened = open_run(path, config, resume=arguments.resume, per_node=nproc)
         for change in opened.changes:
             print(f"changed since this run was started: {change}")
         if nproc > 1 or arguments.nproc:

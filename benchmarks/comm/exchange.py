@@ -1,10 +1,13 @@
 """distdl's gradient exchange beside torch's DistributedDataParallel, in the same processes, round by round in turn.
 
     python benchmarks/comm/exchange.py [--workers 2,4] [--rounds 20]                        real compute, one machine
+    python benchmarks/comm/exchange.py --double --rounds 2                                 the same in fp64
     python benchmarks/comm/exchange.py --rates 100mbit,1gbit [--step-s 1.2] [--rounds 6]    paced compute, links
 
 Real compute: ResNet-50 (25.6 M parameters), forward, backward and SGD with momentum. Both engines start with the same
 weights and see the same batches; `difference` is the largest between their weights at the end, over the largest weight.
+With --double, on smaller images, it tells whether they compute the same: in fp32 a network with batch norm on few rows
+makes much of one rounding error (on 2 workers sums have no order, and the difference is 0).
 
 Paced compute: two cores can't compute and feed links at once as hosts would. So each block of ResNet-50 sleeps for its
 share of a step of --step-s instead of computing, forward and backward in the proportion that was measured here, and
@@ -44,7 +47,12 @@ def worker(options):
     collectives.join(world, "gloo", CPU)
     torch.manual_seed(0)
     network = models.build("resnet50", {})
-    build = (lambda: Paced(network, options["step_s"])) if options["paced"] else (lambda: Real(network, world.rank))
+    if options["paced"]:
+        build = lambda: Paced(network, options["step_s"])  # noqa: E731
+    elif options["double"]:
+        build = lambda: Real(network, world.rank, batch=4, size=32).double()  # noqa: E731
+    else:
+        build = lambda: Real(network, world.rank)  # noqa: E731
     loops = {"exchange": ExchangeLoop(build(), world, options), "ddp": DDPLoop(build(), options)}
     for loop in loops.values():
         loop.step()  # DDP builds its buckets anew after the first
@@ -73,7 +81,7 @@ class Real(nn.Module):
         self.network = models.build("resnet50", {})
         self.network.load_state_dict(network.state_dict())
         generator = torch.Generator().manual_seed(rank)
-        self.images = torch.randn(batch, 3, size, size, generator=generator)
+        self.register_buffer("images", torch.randn(batch, 3, size, size, generator=generator))
 
     def forward(self):
         return self.network(self.images).square().mean()
@@ -149,7 +157,7 @@ class ExchangeLoop:
             others=torch.empty(0),
         )
         self.optimiser = torch.optim.SGD(self.parameters, lr=1e-3, momentum=0.9)
-        self.share = torch.tensor(1 / world.world_size)
+        self.share = torch.tensor(1 / world.world_size, dtype=self.parameters[0].dtype)
 
     def step(self):
         self.exchange.begin()
@@ -239,6 +247,7 @@ def summary(results, n, options, rate):
         "workers": n,
         "rate": rate,
         "paced": options["paced"],
+        "double": options["double"],
         "rounds": options["rounds"],
         "bucket_mib": options["bucket_mib"],
         **{f"{name}_s": statistics.median(times) for name, times in slowest.items()},
@@ -263,6 +272,7 @@ def main():
     parser.add_argument("--rates", default="", help="links of network namespaces, paced compute")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=100, help="real compute: after which the weights are compared")
+    parser.add_argument("--double", action="store_true", help="real compute in fp64")
     parser.add_argument("--step-s", type=float, default=1.2, help="paced compute: seconds of forward and backward")
     parser.add_argument("--bucket-mib", type=float, default=BUCKET_MIB)
     parser.add_argument("--out", type=Path)
@@ -275,6 +285,7 @@ def main():
         for n in map(int, arguments.workers.split(",")):
             options = {
                 "paced": rate is not None,
+                "double": arguments.double,
                 "step_s": arguments.step_s,
                 "rounds": arguments.rounds,
                 "steps": max(arguments.steps, arguments.rounds + 2),

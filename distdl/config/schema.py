@@ -334,6 +334,9 @@ class ScheduleConfig(Section):
     args: dict[str, Any] = key({}, "of the schedule, such as final of cosine, epochs and gamma of multistep")
 
 
+DEFAULT_BUCKET_MIB = 25.0  # DistributedDataParallel's
+
+
 class DistConfig(Section):
     backend: Literal["auto", "nccl", "gloo"] = key(
         "auto", "communication library (auto: nccl on GPUs, else gloo)", free=True
@@ -353,7 +356,15 @@ class DistConfig(Section):
     hierarchical: Literal["auto"] | bool = key(
         "auto", "sum inside a node first, then between nodes (auto: with gloo, or tree, on several nodes)", free=True
     )
-    bucket_mib: float = key(25.0, "size of a gradient bucket", gt=0)
+    bucket_mib: Annotated[float, Field(gt=0)] | Literal["auto"] = key(
+        "auto",
+        "MiB of a gradient bucket (auto: what `distdl bench comm` found for as many workers here, else 25; "
+        "the run's config.yaml records it)",
+    )
+
+    @property
+    def bucket_size_mib(self) -> float:
+        return DEFAULT_BUCKET_MIB if self.bucket_mib == "auto" else self.bucket_mib
 
     @field_validator("leaves")
     @classmethod

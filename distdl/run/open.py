@@ -13,7 +13,7 @@ from distdl import plugins
 from distdl.config import compare, dump, load
 from distdl.config.schema import Config
 from distdl.errors import UserError
-from distdl.run import lease, trust
+from distdl.run import lease, trust, tuned
 from distdl.run.folder import RunFolder, create_or_reopen, write_atomic
 
 
@@ -24,13 +24,17 @@ class OpenRun:
     changes: list[str]  # keys that were allowed to change since the run was started
 
 
-def open_run(path: Path, config: Config, *, resume: bool) -> OpenRun:
-    """Raises UserError: a run folder that exists (without `resume`), one in use, a config that is another run's."""
+def open_run(path: Path, config: Config, *, resume: bool, n_nodes: int = 1, per_node: int = 1) -> OpenRun:
+    """`per_node`: workers on each of so many nodes.
+
+    Raises UserError: a run folder that exists (without `resume`), one in use, a config that is another run's.
+    """
     folder = create_or_reopen(path, resume=resume)
     held = lease.take(folder)
     try:
         sources = {plugins.copy_name(path, text): text for path, text in plugins.read(config.plugins)}
         kept = config.model_copy(update={"plugins": [f"plugins/{name}" for name in sources]})
+        kept = _with_bucket_size(kept, folder, n_nodes, per_node)
         changes = _allowed_changes(folder, kept) if _has_begun(folder) else []
         for name, text in sources.items():
             folder.plugins.mkdir(exist_ok=True)
@@ -44,6 +48,17 @@ def open_run(path: Path, config: Config, *, resume: bool) -> OpenRun:
         held.close()
         raise
     return OpenRun(folder, held, changes)
+
+
+def _with_bucket_size(config: Config, folder: RunFolder, n_nodes: int, per_node: int) -> Config:
+    """dist.bucket_mib: auto as a number, which stays that of the run: the order of its sums depends on it."""
+    if config.dist.bucket_mib != "auto":
+        return config
+    if _has_begun(folder):
+        size_mib = load(folder.config).config.dist.bucket_size_mib
+    else:
+        size_mib = tuned.bucket_mib(n_nodes, per_node, config.dist.backend) or config.dist.bucket_size_mib
+    return config.model_copy(update={"dist": config.dist.model_copy(update={"bucket_mib": size_mib})})
 
 
 def _allowed_changes(folder: RunFolder, config: Config) -> list[str]:

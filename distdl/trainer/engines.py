@@ -82,7 +82,7 @@ class ExchangeEngine:
         if self._n_parts > 1:
             self._exchange = Exchange(
                 self._trainable,
-                bucket_mib=given.config.dist.bucket_mib,
+                bucket_mib=given.config.dist.bucket_size_mib,
                 n_status=len(given.status.values),
                 reduction=given.reduction,
                 others=self._buffers.flat(),
@@ -141,7 +141,7 @@ class DDPEngine:
                 self._ddp = DistributedDataParallel(
                     given.model,
                     broadcast_buffers=False,  # ours are averaged once a step
-                    bucket_cap_mb=given.config.dist.bucket_mib,
+                    bucket_cap_mb=given.config.dist.bucket_size_mib,
                     find_unused_parameters=True,
                     gradient_as_bucket_view=True,
                 )

@@ -72,7 +72,8 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
             setup.keep_freed_memory()
         collectives.join(world, config.dist.backend, device)
         if folder is None:
-            held, fence, folder = _open_on_rank0(config, launch)
+            held, fence, folder = _open_on_rank0(config, launch, world)
+        config = _with_bucket_size(config, folder)
         with registry.using(_own_code(config, folder)):
             outcome = _train(config, folder, launch, fence, world, device, stops, state)
         collectives.barrier()  # nobody leaves while rank 0 still writes
@@ -100,18 +101,27 @@ def _report(error: BaseException, folder: RunFolder | None, world: WorldInfo, st
     return EXIT_USER_ERROR if by_user else EXIT_BUG
 
 
-def _open_on_rank0(config: Config, launch: Launch) -> tuple[OpenRun | None, int, RunFolder]:
+def _open_on_rank0(config: Config, launch: Launch, world: WorldInfo) -> tuple[OpenRun | None, int, RunFolder]:
     """Rank 0 holds what it has opened; all get the fence and the folder, for a check one that is deleted afterwards."""
     held: OpenRun | None = None
 
     def open_and_hold() -> tuple[int, str]:
         nonlocal held
         path = Path(tempfile.mkdtemp(prefix="distdl-check-")) / launch.path.name if launch.check else launch.path
-        held = open_run(path, config, resume=launch.resume)
+        n_nodes = world.world_size // world.local_world_size
+        held = open_run(path, config, resume=launch.resume, n_nodes=n_nodes, per_node=world.local_world_size)
         return held.lease.fence, str(path)
 
     fence, path = messages.on_rank0(open_and_hold)
     return held, fence, RunFolder(Path(path))
+
+
+def _with_bucket_size(config: Config, folder: RunFolder) -> Config:
+    """As the run folder records it, which rank 0 alone needs to see."""
+    if config.dist.bucket_mib != "auto":
+        return config
+    recorded = messages.on_rank0(lambda: load(folder.config).config.dist.bucket_mib)
+    return config.model_copy(update={"dist": config.dist.model_copy(update={"bucket_mib": recorded})})
 
 
 def _own_code(config: Config, folder: RunFolder) -> registry.Registered:

@@ -9,16 +9,18 @@ import pytest
 from distdl.config import dump, load
 from distdl.config.schema import Config
 from distdl.errors import UserError
+from distdl.run import tuned
 from distdl.run.open import open_run
 
 
-def config(**train):
+def config(bucket_mib=25, **train):
     return Config.model_validate(
         {
             "model": {"name": "lenet5"},
             "data": {"train": {"shards": "data/train"}},
             "train": {"global_batch": 8, "steps": 5, **train},
             "optim": {"lr": 0.1},
+            "dist": {"bucket_mib": bucket_mib},
         }
     )
 
@@ -28,9 +30,9 @@ def path(tmp_path):
     return tmp_path / "runs" / "first"
 
 
-def begun(path):
+def begun(path, config=config(), per_node=1):  # noqa: B008  # frozen
     """A run that was started and has a checkpoint."""
-    opened = open_run(path, config(), resume=False)
+    opened = open_run(path, config, resume=False, per_node=per_node)
     opened.lease.close()
     checkpoint = opened.folder.checkpoints / "step-00000002"
     checkpoint.mkdir()
@@ -192,3 +194,19 @@ def test_a_launch_that_never_made_a_step_does_not_stand_in_the_way(path):
 
     with open_run(path, config(global_batch=16), resume=False).lease:
         assert load(path / "config.yaml").config == config(global_batch=16)
+
+
+def test_the_size_of_buckets_is_what_was_measured_for_as_many_workers_and_stays_that_of_the_run(path, monkeypatch):
+    monkeypatch.setattr(tuned, "bucket_mib", lambda *group: {(1, 4, "auto"): 8.0}.get(group))
+    begun(path, config("auto"), per_node=4)
+    assert load(path / "config.yaml").config.dist.bucket_mib == 8
+
+    with open_run(path, config("auto"), resume=True, per_node=2).lease:
+        assert load(path / "config.yaml").config.dist.bucket_mib == 8
+
+
+def test_without_a_measurement_it_is_the_default_and_a_number_is_kept(path):
+    with open_run(path, config("auto"), resume=False).lease:
+        assert load(path / "config.yaml").config.dist.bucket_mib == 25
+    with open_run(path.with_name("other"), config(bucket_mib=3), resume=False).lease:
+        assert load(path.with_name("other") / "config.yaml").config.dist.bucket_mib == 3

@@ -10,11 +10,12 @@ With --double, on smaller images, it tells whether they compute the same: in fp3
 makes much of one rounding error (on 2 workers sums have no order, and the difference is 0).
 
 Paced compute: two cores can't compute and feed links at once as hosts would. So each block of ResNet-50 sleeps for its
-share of a step of --step-s instead of computing, forward and backward in the proportion that was measured here, and
+share of a step of --step-s instead of computing: by its multiply-accumulates, a backward as two forwards. Then it
 leaves a gradient; each worker is a network namespace whose link is shaped by tbf. The bound: buckets leave one after
-the other, each when the backward has come that far, and take as long as they take alone, one by one.
+the other, each when backward has come that far, and take their share of what the exchange takes alone; then comes the
+optimiser's step.
 
-    hidden   (compute + exchange alone - step) / (compute + exchange alone - bound): 1 is the bound's overlap
+    hidden   (compute + exchange alone + update - step) / (the same - bound): 1 is the bound's overlap
 """
 
 import argparse
@@ -61,7 +62,7 @@ def worker(options):
     found = {"seconds": seconds}
     if options["paced"]:
         found["compute_s"] = loops["exchange"].compute_alone()
-        found["alone_s"], found["bound_s"] = loops["exchange"].bound()
+        found["alone_s"], found["bound_s"], found["update_s"] = loops["exchange"].bound()
     else:
         for _ in range(options["steps"] - options["rounds"] - 2):
             for loop in loops.values():
@@ -178,21 +179,28 @@ class ExchangeLoop:
         return statistics.median(times)
 
     def bound(self):
-        """(the buckets' times alone, the step if they were hidden as well as they can be), in seconds."""
-        ready = self.ready_times()
-        alone = []
-        for bucket in self.exchange.buckets:
-            times = []
-            for _ in range(2):
-                collectives.barrier()
-                began = time.perf_counter()
-                collectives.start_sum(bucket.flat).wait()
-                times.append(time.perf_counter() - began)
-            alone.append(min(times))
+        """(the exchange alone, the step if it were hidden as well as it can be, the update), in seconds."""
+        ready, sizes = self.ready_times(), [bucket.flat.numel() for bucket in self.exchange.buckets]
+        alone_s = self.time(self.exchange_alone)
+        self.step()  # leaves gradients
+        update_s = self.time(self.optimiser.step)
         end = 0.0
-        for at, seconds in zip(ready, alone, strict=True):
-            end = max(end, at) + seconds
-        return sum(alone), end
+        for at, size in zip(ready, sizes, strict=True):
+            end = max(end, at) + alone_s * size / sum(sizes)
+        return alone_s, end + update_s, update_s
+
+    def exchange_alone(self):
+        self.exchange.begin()
+        self.exchange.finish()
+
+    def time(self, action):
+        times = []
+        for _ in range(3):
+            collectives.barrier()
+            began = time.perf_counter()
+            action()
+            times.append(time.perf_counter() - began)
+        return statistics.median(times)
 
     def ready_times(self):
         """When backward fills each bucket, in seconds since the step began."""
@@ -255,11 +263,11 @@ def summary(results, n, options, rate):
         "interval_95": [compared.low, compared.high],
     }
     if options["paced"]:
-        of_all = {key: max(result[key] for result in results) for key in ("compute_s", "alone_s", "bound_s")}
-        possible = of_all["compute_s"] + of_all["alone_s"] - of_all["bound_s"]
+        keys = ("compute_s", "alone_s", "update_s", "bound_s")
+        of_all = {key: max(result[key] for result in results) for key in keys}
+        in_turn_s = of_all["compute_s"] + of_all["alone_s"] + of_all["update_s"]
         hidden = {
-            f"{name}_hidden": (of_all["compute_s"] + of_all["alone_s"] - row[f"{name}_s"]) / possible
-            for name in slowest
+            f"{name}_hidden": (in_turn_s - row[f"{name}_s"]) / (in_turn_s - of_all["bound_s"]) for name in slowest
         }
         return row | of_all | hidden
     return row | {"steps": options["steps"], "difference": max(result["difference"] for result in results)}

@@ -23,6 +23,7 @@ from distdl.comm.collectives import Pending
 from distdl.comm.reduction import Reduction
 from distdl.comm.tree import LeafSums
 
+_MIB = 2**20
 _CARRIES_COUNTS = (torch.float32, torch.float64)  # exactly, up to 2^24
 
 
@@ -63,7 +64,7 @@ class Bucket:
 
 
 class Exchange:
-    """The buckets of a model's trainable parameters, of at most `bucket_mib`; a larger tensor gets its own.
+    """The buckets of a model's trainable parameters, of at most `bucket_mib`; a larger tensor gets one of its own.
 
     A step calls `begin`, writes its counts to `status`, calls `keep` after each part of the batch but the last, `arm`
     before the last backward, and `finish` after it.
@@ -82,16 +83,7 @@ class Exchange:
         """`others`, shape (n,): like what is summed besides gradients. `seal` is called when the status is about to be
         sent, after all other calls of the step. Raises RuntimeError if the workers' parameters differ."""
         _check_alike(parameters)
-        groups: list[list[nn.Parameter]] = []
-        filled = 0
-        for parameter in reversed(parameters):
-            size = parameter.numel() * parameter.element_size()
-            same_kind = groups and groups[-1][0].dtype == parameter.dtype and groups[-1][0].device == parameter.device
-            if not same_kind or filled + size > bucket_mib * 2**20:
-                groups.append([])
-                filled = 0
-            groups[-1].append(parameter)
-            filled += size
+        groups = in_buckets(parameters, bucket_mib * _MIB)
         like: list[Tensor] = [group[0] for group in groups]
         if like[-1].dtype not in _CARRIES_COUNTS:
             groups.append([])
@@ -217,6 +209,32 @@ class Running:
         else:
             self._pending = following
             self.n_begun += 1
+
+
+def in_buckets(parameters: Sequence[nn.Parameter], most_bytes: float) -> list[list[nn.Parameter]]:
+    """Parameters of one dtype and device in reverse order, in groups of at most `most_bytes`.
+
+    The first is small, so that the link has something to carry early. Each later one is at most half of what is left,
+    so that little is left to send when backward ends; but collectives of less than 1 MiB are mostly latency.
+    """
+    groups: list[list[nn.Parameter]] = []
+    left = sum(_size_bytes(parameter) for parameter in parameters)
+    filled, limit = 0, 0.0
+    for parameter in reversed(parameters):
+        size = _size_bytes(parameter)
+        same_kind = groups and groups[-1][0].dtype == parameter.dtype and groups[-1][0].device == parameter.device
+        if not same_kind or filled + size > limit:
+            limit = min(most_bytes, max(_MIB, left / 2 if groups else 0))
+            filled = 0
+            groups.append([])
+        groups[-1].append(parameter)
+        filled += size
+        left -= size
+    return groups
+
+
+def _size_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _check_alike(parameters: Sequence[nn.Parameter]) -> None:

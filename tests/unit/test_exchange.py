@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from distdl import models
 from distdl.comm.collectives import Pending
 from distdl.comm.exchange import Exchange as RealExchange
 from distdl.comm.reduction import Reduction
@@ -38,6 +39,13 @@ def test_a_bucket_is_bounded_and_a_larger_tensor_gets_its_own():
     exchange = Exchange(parameters(10, 300, 40, 60), bucket_mib=400 / MIB, n_status=1)  # 100 elements of 4 bytes
 
     assert layout(exchange) == [[60, 40], [300], [10]]
+
+
+def test_the_first_bucket_is_small_and_the_last_ones_are_smaller_and_smaller():
+    quarter_mib = MIB // 16  # of 4 bytes
+    exchange = Exchange(parameters(*[quarter_mib] * 400), bucket_mib=25, n_status=1)
+
+    assert [len(each) / 4 for each in layout(exchange)] == [1, 25, 25, 24.5, 12.25, 6, 3, 1.5, 1, 0.75]
 
 
 def test_a_bucket_has_one_kind_of_element():
@@ -176,3 +184,26 @@ def test_gradients_do_not_overlap_whatever_the_strides():
 
     (bucket,) = exchange.buckets
     assert sorted(bucket.flat[: -bucket.more.numel()].tolist()) == [1] * 12 + [2] * 6 + [3] * 5
+
+
+def test_a_network_compiled_block_by_block_sends_while_backward_goes_on():
+    network = models.build("resnet20_cifar", {})
+    for block in models.blocks(network):
+        network.get_submodule(block).compile(backend="aot_eager")
+    used_when_sent = []
+
+    def steps(parts, name):
+        used_when_sent.append(len(exchange._used))
+        yield Pending(None)
+
+    weights = list(network.parameters())
+    exchange = Exchange(weights, bucket_mib=0.1, n_status=1, steps=steps)
+    exchange.begin()
+    loss = network(torch.randn(2, 3, 32, 32)).sum()
+    exchange.arm()
+
+    loss.backward()
+
+    assert len(used_when_sent) == len(exchange.buckets) > 10
+    assert used_when_sent[:6] != [len(weights)] * 6  # as it would be if backward gave all gradients at its end
+    assert sum(n < len(weights) for n in used_when_sent) > 10

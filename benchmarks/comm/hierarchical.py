@@ -39,10 +39,10 @@ from distdl.config.schema import Config
 CPU = torch.device("cpu")
 FORMS = {
     "flat ring": {"reduction": "fast", "hierarchical": False},
-    "flat all-to-all": {"reduction": "tree", "hierarchical": False},
-    "flat tree": {"reduction": "tree", "hierarchical": False},
+    "flat all-to-all": {"reduction": "tree", "leaves": 4, "hierarchical": False},
+    "flat tree": {"reduction": "tree", "leaves": 4, "hierarchical": False},
     "fast": {"reduction": "fast", "hierarchical": True},
-    "tree": {"reduction": "tree", "hierarchical": True},
+    "tree": {"reduction": "tree", "leaves": 4, "hierarchical": True},
 }
 
 
@@ -79,7 +79,7 @@ class Sum:
                 "data": {"train": {"shards": "none"}},
                 "train": {"global_batch": 64, "steps": 1},
                 "optim": {"lr": 0.1},
-                "dist": {**FORMS[name], "leaves": 4},
+                "dist": FORMS[name],
             }
         )
         generator = torch.Generator().manual_seed(world.rank)

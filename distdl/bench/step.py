@@ -28,6 +28,7 @@ from distdl.data.engine import HostBatch
 from distdl.data.shards import RawSample, write_shards
 from distdl.errors import UserError
 from distdl.models import zoo
+from distdl.run import tuned
 from distdl.track import NullTracker
 from distdl.trainer import micro_batch, setup, throughput
 from distdl.trainer.phases import NAMES
@@ -48,6 +49,7 @@ def measure(config: Config, world: WorldInfo, n_steps: int, image_shape: Sequenc
     device = setup.pick_device(config.train, world)
     threads = setup.set_threads_and_kernels(config.train, world, is_tree=config.dist.reduction == "tree")
     collectives.join(world, config.dist.backend, device)
+    config = tuned.settled(config, world.world_size // world.local_world_size, world.local_world_size)
     n_rounds = min(ROUNDS, n_steps)
     steps_per_round = n_steps // n_rounds
     has_data = config.data.train.shards is None or Path(config.data.train.shards).exists()

@@ -1,8 +1,8 @@
 """Groups of workers, and every call to torch.distributed that moves data. With one worker each does nothing.
 
 The workers of a group have to call the same collectives in the same order; libraries answer it with a wrong sum, an
-abort or a hang if they don't. So each worker keeps a digest of what it called, which they compare in every step
-(comm/status.py), and what is called outside of steps is compared before it begins.
+abort or a hang if they don't. So what is called outside of steps is compared before it begins, and what is called in a
+step goes into a digest, which the workers compare in the next one (comm/status.py).
 
 A collective that fails because a worker is gone raises PeerLost: an echo of the failure elsewhere.
 CPU tensors travel by gloo, CUDA tensors by the device's library: the process group is joined for both.
@@ -218,14 +218,14 @@ def world_size() -> int:
 
 
 def note(call: str) -> None:
-    """Adds what this worker calls, and all others are to call next, to the digest."""
+    """Adds a call of all workers, which they are to make in one order, to the digest."""
     global _digest
     _digest = crc32(call.encode(), _digest)
 
 
 def digest() -> int:
-    """Of all calls that were noted so far; so small that fp32 holds the sum of that of all workers exactly."""
-    return _digest % (2**24 // world_size())
+    """Of all calls that were noted so far."""
+    return _digest
 
 
 @contextlib.contextmanager
@@ -247,7 +247,7 @@ def _echoes(call: str) -> Iterator[None]:
 
 
 def start_sum(tensor: Tensor, name: str = "") -> Pending:
-    """Begins summing `tensor` over all workers, in place. It is noted, and compared with the next step's status."""
+    """Begins summing `tensor` over all workers, in place. It is noted for the next step's status."""
     note(described("all_reduce", tensor, name))
     return everyone().start_sum(tensor, name)
 

@@ -12,13 +12,15 @@ that the mean is exact when shares are unequal; and for each parameter how many 
 
 import itertools
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
 
-from distdl.comm import collectives, messages
+from distdl.comm import messages
 from distdl.comm.collectives import Pending
 from distdl.comm.reduction import Reduction
 from distdl.comm.tree import LeafSums
@@ -78,10 +80,13 @@ class Exchange:
         n_status: int,
         reduction: Reduction,
         others: Tensor,
-        seal: Callable[[], None] = lambda: None,
+        seal: Callable[[int], None] = lambda digest: None,
     ) -> None:
         """`others`, shape (n,): like what is summed besides gradients. `seal` is called when the status is about to be
-        sent, after all other calls of the step. Raises RuntimeError if the workers' parameters differ."""
+        sent, with a digest of the buckets in the order in which they were sent.
+
+        Raises RuntimeError if the workers' parameters differ.
+        """
         _check_alike(parameters)
         groups = in_buckets(parameters, bucket_mib * _MIB)
         like: list[Tensor] = [group[0] for group in groups]
@@ -102,16 +107,16 @@ class Exchange:
         self._reduction, self._seal = reduction, seal
         self._parameters = list(parameters)
         self._used: set[nn.Parameter] = set()  # by this worker in this step
-        self._armed = False
+        self._armed, self._digest = False, 0
         self._running: list[Running] = []
-        for bucket in self.buckets:
+        for number, bucket in enumerate(self.buckets):
             for parameter in bucket.parameters:
-                hook = partial(self._arrived, bucket)
+                hook = partial(_arrived, weakref.ref(self), number)
                 parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     def begin(self) -> None:
         """Zeroes the gradients and the status."""
-        self._armed = False
+        self._armed, self._digest = False, 0
         self._running.clear()
         self._used.clear()
         for bucket in self.buckets:
@@ -170,9 +175,9 @@ class Exchange:
 
     def _send_next(self) -> None:
         bucket = self._sent[len(self._running)]
-        collectives.note(bucket.name)
+        self._digest = crc32(bucket.name.encode(), self._digest)
         if bucket is self.buckets[-1]:
-            self._seal()
+            self._seal(self._digest)
         parts = bucket.parts.close(self._reduction.parts[-1])
         self._running.append(Running(self._reduction.steps(parts, bucket.name)))
 
@@ -183,6 +188,12 @@ class Exchange:
         for running in self._running:
             running.advance(limit)
             limit = running.n_begun
+
+
+def _arrived(exchange: "weakref.ref[Exchange]", number: int, parameter: nn.Parameter) -> None:
+    """A hook. It holds nothing: Python can't see that a parameter's hooks belong to it, and would never free either."""
+    if live := exchange():
+        live._arrived(live.buckets[number], parameter)
 
 
 class Running:
@@ -214,8 +225,8 @@ class Running:
 def in_buckets(parameters: Sequence[nn.Parameter], most_bytes: float) -> list[list[nn.Parameter]]:
     """Parameters of one dtype and device in reverse order, in groups of at most `most_bytes`.
 
-    The first is small, so that the link has something to carry early. Each later one is at most half of what is left,
-    so that little is left to send when backward ends; but collectives of less than 1 MiB are mostly latency.
+    The first is small, so that the link has something to carry early. What would be the last one is cut again, three
+    quarters and so on, so that little is left to send when backward ends; but below 1 MiB latency would outweigh that.
     """
     groups: list[list[nn.Parameter]] = []
     left = sum(_size_bytes(parameter) for parameter in parameters)
@@ -224,7 +235,8 @@ def in_buckets(parameters: Sequence[nn.Parameter], most_bytes: float) -> list[li
         size = _size_bytes(parameter)
         same_kind = groups and groups[-1][0].dtype == parameter.dtype and groups[-1][0].device == parameter.device
         if not same_kind or filled + size > limit:
-            limit = min(most_bytes, max(_MIB, left / 2 if groups else 0))
+            limit = min(most_bytes, max(_MIB, 0.75 * left)) if left <= most_bytes else most_bytes
+            limit = limit if groups else min(most_bytes, _MIB)
             filled = 0
             groups.append([])
         groups[-1].append(parameter)

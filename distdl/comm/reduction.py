@@ -33,11 +33,6 @@ class Reduction:
     multiple: int = 1  # of which n has to be
     is_tree: bool = False
 
-    @property
-    def is_needed(self) -> bool:
-        """Whether gradients that one backward leaves are not yet their sum."""
-        return self.n_parts > 1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
@@ -117,8 +112,7 @@ def by_chunks(stages: Sequence[Stage], between: Group | None, parts: list[Tensor
 
 def on_a_stream_of_its_own(steps: Steps, stream: torch.Stream, parts: list[Tensor], name: str) -> Iterator[Pending]:
     """For a device: all steps are queued at once, in the same order on all workers, beside what backward computes."""
-    device = torch.accelerator.current_accelerator()
-    stream.wait_stream(torch.accelerator.current_stream(device))
+    stream.wait_stream(torch.accelerator.current_stream())
     with stream:
         for pending in steps(parts, name):
             pending.wait()  # queues the waiting
@@ -194,7 +188,7 @@ def _check_tree(config: Config, world_size: int) -> None:
             fix="Use a smaller power of two, or another train.global_batch.",
         )
     refused = {
-        "dist.engine: ddp": (
+        f"dist.engine: {config.dist.engine}": (
             config.dist.engine != "exchange",
             "it adds up in an order of its own",
             "dist.engine: exchange",

@@ -21,7 +21,7 @@ class Status:
         self.topics = topics
         self._lag = 0 if device.type == "cpu" else 1  # steps
         self._arriving: deque[tuple[int, torch.Tensor | list[float], torch.Event | None]] = deque()
-        self._digest = 0
+        self._called = self._digest = 0
         self.use(torch.zeros(len(topics) + 1, dtype=torch.float32, device=device))
 
     def use(self, values: torch.Tensor) -> None:
@@ -37,6 +37,7 @@ class Status:
     def put(self, **counts: int) -> None:
         """This worker's counts for the step to come, each below 2^24; those of other topics are 0. ValueError if one is
         of none of them."""
+        self._called = collectives.digest()
         mine = list((dict.fromkeys(self.topics, 0) | counts).values())
         if len(mine) > len(self.topics):
             raise ValueError(f"{sorted(counts.keys() - set(self.topics))}: counted, but not among {self.topics}")
@@ -45,9 +46,14 @@ class Status:
         else:
             self.values[:-1].copy_(torch.tensor(mine, dtype=self.values.dtype))
 
-    def seal(self) -> None:
-        """Adds what this worker has called so far, just before the values are sent: see comm/collectives.py."""
-        self._digest = collectives.digest()
+    def seal(self, sent: int = 0) -> None:
+        """Adds what this worker has called, just before the values are sent: before the step (comm/collectives.py), and
+        a digest of what it `sent` in it.
+
+        Calls within the step wait for the next one: backward may have come further on one worker than on another.
+        """
+        most = 2**24 // collectives.world_size()  # fp32 holds the sum of that of all workers exactly
+        self._digest = (self._called + sent) % most
         self.values[-1] = self._digest
 
     def exchanged(self) -> None:
@@ -82,7 +88,7 @@ class Status:
         *counts, digests = map(int, values.tolist() if isinstance(values, torch.Tensor) else values)
         if digests != digest * collectives.world_size():
             raise RuntimeError(
-                "the workers have called unlike collectives in this step, so its sums mean nothing. Does code of yours "
-                "call torch.distributed on some workers only, or in another order?"
+                "the workers have called unlike collectives, or in another order, so their sums mean nothing. "
+                "Do layers that meet in the forward pass (sync batch norm) run on some workers only?"
             )
         return dict(zip(self.topics, counts))

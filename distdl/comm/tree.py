@@ -44,7 +44,7 @@ def added_up(nodes: Sequence[Node], values: Iterable[Tensor]) -> list[Tensor]:
 class LeafSums:
     """A worker's leaves, added up as they come, one after the other in the same memory.
 
-    At most log2(leaves of the worker) + 1 sums are kept at a time.
+    About log2(leaves of the worker) + 2 sums are kept at a time.
     """
 
     def __init__(self, flat: Tensor, n: int) -> None:

@@ -258,7 +258,7 @@ class TrainConfig(Section):
     )
     batch_norm: Literal["local", "sync", "ghost"] = key(
         "local",
-        "rows of a forward that batch norm sees in training: the worker's, all workers', or groups of ghost_rows",
+        "rows that batch norm sees in training: those of a forward, of all workers' forwards, or groups of ghost_rows",
     )
     ghost_rows: int = key(32, "rows per group of ghost batch norm", ge=2)
     noise: NoiseConfig = key(NoiseConfig(), "keyed Gaussian noise, the same after a restart")
@@ -282,7 +282,10 @@ class TrainConfig(Section):
     deterministic: bool = key(True, "deterministic kernels: a resumed run ends with the same bits")
     device: Literal["auto", "cpu", "cuda"] = key("auto", "where to compute (auto: the accelerator if there is one)")
     threads: int | None = key(
-        None, "CPU threads per worker in operators (default: its share of the cores)", ge=1, free=True
+        None,
+        "CPU threads per worker in operators (default: its share of the cores; 1 with dist.reduction: tree)",
+        ge=1,
+        free=True,
     )
     stop_signals: list[SignalName] = key(
         ["SIGTERM", "SIGUSR1"], "signals that mean: save, stop, exit with 75", free=True
@@ -361,6 +364,14 @@ class DistConfig(Section):
         "MiB of a gradient bucket (auto: what `distdl bench comm` found for as many workers here, else 25; "
         "the run's config.yaml records it)",
     )
+
+    @model_validator(mode="after")
+    def _used(self) -> "DistConfig":
+        if self.leaves is not None and self.reduction != "tree":
+            raise ValueError("leaves belong to reduction: tree, which is not asked for")
+        if self.hierarchical is True and self.engine == "ddp":
+            raise ValueError("engine: ddp sums in the library's way: leave hierarchical out")
+        return self
 
     @property
     def bucket_size_mib(self) -> float:

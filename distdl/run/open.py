@@ -34,7 +34,7 @@ def open_run(path: Path, config: Config, *, resume: bool, n_nodes: int = 1, per_
     try:
         sources = {plugins.copy_name(path, text): text for path, text in plugins.read(config.plugins)}
         kept = config.model_copy(update={"plugins": [f"plugins/{name}" for name in sources]})
-        kept = _with_bucket_size(kept, folder, n_nodes, per_node)
+        kept = _settled(kept, folder, n_nodes, per_node)
         changes = _allowed_changes(folder, kept) if _has_begun(folder) else []
         for name, text in sources.items():
             folder.plugins.mkdir(exist_ok=True)
@@ -50,15 +50,12 @@ def open_run(path: Path, config: Config, *, resume: bool, n_nodes: int = 1, per_
     return OpenRun(folder, held, changes)
 
 
-def _with_bucket_size(config: Config, folder: RunFolder, n_nodes: int, per_node: int) -> Config:
-    """dist.bucket_mib: auto as a number, which stays that of the run: the order of its sums depends on it."""
-    if config.dist.bucket_mib != "auto":
-        return config
-    if _has_begun(folder):
-        size_mib = load(folder.config).config.dist.bucket_size_mib
-    else:
-        size_mib = tuned.bucket_mib(n_nodes, per_node, config.dist.backend) or config.dist.bucket_size_mib
-    return config.model_copy(update={"dist": config.dist.model_copy(update={"bucket_mib": size_mib})})
+def _settled(config: Config, folder: RunFolder, n_nodes: int, per_node: int) -> Config:
+    """What was left open is what the run was started with, or is settled now."""
+    if config.dist.bucket_mib == "auto" and _has_begun(folder):
+        size_mib = load(folder.config).config.dist.bucket_mib
+        config = config.model_copy(update={"dist": config.dist.model_copy(update={"bucket_mib": size_mib})})
+    return tuned.settled(config, n_nodes, per_node)
 
 
 def _allowed_changes(folder: RunFolder, config: Config) -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distdl.config.schema import Config
 from distdl.run.folder import write_json
 
 LEAST_MIB, MOST_MIB = 1.0, 64.0
@@ -73,6 +74,22 @@ def bucket_mib(n_nodes: int, per_node: int, backend: str) -> float | None:
         if (found := _valid_bucket(entries.get(name))) is not None:
             return found
     return None
+
+
+def settled(config: Config, n_nodes: int, per_node: int) -> Config:
+    """The config with a number for what `dist` leaves to the machine or to another key; the numbers are then the run's.
+
+    With a tree, whose bits are not to depend on the workers, the size of buckets does not follow them either: on some
+    devices a norm's last bit depends on where in memory a gradient begins.
+    """
+    dist, found = config.dist, {}
+    if dist.bucket_mib == "auto":
+        backend = "gloo" if config.train.device == "cpu" else dist.backend
+        measured = None if dist.reduction == "tree" else bucket_mib(n_nodes, per_node, backend)
+        found["bucket_mib"] = measured or dist.bucket_size_mib
+    if dist.reduction == "tree":
+        found["leaves"] = config.n_leaves
+    return config.model_copy(update={"dist": dist.model_copy(update=found)})
 
 
 def _path(n_nodes: int, per_node: int) -> Path:

@@ -77,7 +77,7 @@ class ExchangeEngine:
         self.update = Update(given.config, given.model, self.optimiser, add_noise=given.add_noise)
         self._trainable = [p for p in given.model.parameters() if p.requires_grad]
         self._buffers = Buffers(given.model)
-        self._n_parts = given.reduction.n_parts
+        self._n_parts, self._has_several_parts = given.reduction.n_parts, len(given.reduction.parts) > 1
         self._exchange: Exchange | None = None
         if self._n_parts > 1:
             self._exchange = Exchange(
@@ -103,14 +103,15 @@ class ExchangeEngine:
         return self.model(image)
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        if last and self._exchange:
-            self._buffers.change(out=self._exchange.others)  # which no forward changes any more
-            self._exchange.arm()
+        if self._exchange:
+            if last or self._has_several_parts:  # before backward, which may run a part of the forward again
+                self._buffers.change(out=self._exchange.others)
+            if last:
+                self._exchange.arm()
         self.update.backward(loss)
 
     def keep(self, part: int) -> None:
         assert self._exchange, "several parts need a sum"
-        self._buffers.change(out=self._exchange.others)
         self._buffers.reset()
         self._exchange.keep(part)
 
@@ -140,6 +141,7 @@ class DDPEngine:
                 warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers' successor is unknown to torch 2.11
                 self._ddp = DistributedDataParallel(
                     given.model,
+                    process_group=collectives.new_group([range(self._world_size)]).handle,
                     broadcast_buffers=False,  # ours are averaged once a step
                     bucket_cap_mb=given.config.dist.bucket_size_mib,
                     find_unused_parameters=True,

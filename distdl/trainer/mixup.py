@@ -17,9 +17,15 @@ from distdl.errors import UserError
 _MIXUP = 14  # purpose of draws, as in seed_of(seed, purpose, step, ...)
 
 
-def check(config: Config, has_labels: bool) -> None:
-    """Raises UserError where there is nothing to mix."""
+def check(config: Config, n_parts: int, has_labels: bool) -> None:
+    """Raises UserError where there is nothing to mix. `n_parts`: of a batch."""
     where = f"train.mixup: {config.train.mixup}"
+    if config.train.mixup and 1 in (config.train.micro_batch, config.train.global_batch // n_parts):
+        raise UserError(
+            "mixup needs two rows in a forward, and some have one",
+            where=where,
+            fix="Use a larger train.micro_batch or train.global_batch, or fewer dist.leaves.",
+        )
     if config.train.mixup and not has_labels:
         raise UserError("mixup mixes labels, and this task has none", where=where, fix="Leave it out.")
     if config.train.mixup and config.train.adversarial:

@@ -135,7 +135,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         )
     make = LoaderFactory(config, world, device, model, task)
     train_loader = make(config.data.train, "data.train", dataset, plan)
-    mixup.check(config, has_labels=train_loader.label is not None)
+    mixup.check(config, reduction.n_parts, has_labels=train_loader.label is not None)
     return Run(
         config=config,
         world=world,

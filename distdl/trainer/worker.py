@@ -23,7 +23,7 @@ from distdl.checkpoint.save import Checkpoints
 from distdl.comm import collectives, messages
 from distdl.comm.world import WorldInfo
 from distdl.config import load
-from distdl.config.schema import Config, parse_period
+from distdl.config.schema import Config, DistConfig, parse_period
 from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from distdl.launch import worker as launched
 from distdl.run import failures, lease
@@ -73,7 +73,8 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
         collectives.join(world, config.dist.backend, device)
         if folder is None:
             held, fence, folder = _open_on_rank0(config, launch, world)
-        config = _with_bucket_size(config, folder)
+        if config.dist.bucket_mib == "auto":
+            config = _as_recorded(config, folder)
         with registry.using(_own_code(config, folder)):
             outcome = _train(config, folder, launch, fence, world, device, stops, state)
         collectives.barrier()  # nobody leaves while rank 0 still writes
@@ -116,12 +117,10 @@ def _open_on_rank0(config: Config, launch: Launch, world: WorldInfo) -> tuple[Op
     return held, fence, RunFolder(Path(path))
 
 
-def _with_bucket_size(config: Config, folder: RunFolder) -> Config:
-    """As the run folder records it, which rank 0 alone needs to see."""
-    if config.dist.bucket_mib != "auto":
-        return config
-    recorded = messages.on_rank0(lambda: load(folder.config).config.dist.bucket_mib)
-    return config.model_copy(update={"dist": config.dist.model_copy(update={"bucket_mib": recorded})})
+def _as_recorded(config: Config, folder: RunFolder) -> Config:
+    """With the settings that were left open as the run folder has them, which rank 0 alone needs to see."""
+    dist = messages.on_rank0(lambda: load(folder.config).config.dist.model_dump(mode="json"))
+    return config.model_copy(update={"dist": DistConfig.model_validate(dist)})
 
 
 def _own_code(config: Config, folder: RunFolder) -> registry.Registered:

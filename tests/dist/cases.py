@@ -255,7 +255,9 @@ def reduction_of(form: str, per_node: int, leaves: int) -> Reduction:
     """As of a run with these workers, `per_node` of them on each node."""
     rank, size = collectives.rank(), collectives.world_size()
     world = WorldInfo(rank=rank, world_size=size, local_rank=rank % per_node, local_world_size=per_node)
-    overrides = {"dist": {"reduction": form, "leaves": leaves}, "train.global_batch": leaves * size}
+    overrides = {"dist.reduction": form, "train.global_batch": leaves * size}
+    if form == "tree":
+        overrides["dist.leaves"] = leaves
     return reduction.build(tiny.config(Path(), overrides), world, torch.device("cpu"))
 
 

@@ -77,6 +77,22 @@ def test_a_weight_that_nothing_used_does_not_decay(workers, corpus, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_layers_that_meet_may_come_before_a_bucket_on_one_worker_and_after_it_on_another(workers, corpus, engine):
+    """Whose last layer, which sends the first bucket, is used by some batches only."""
+    overrides = {
+        **BASE,
+        "model.name": "tiny:SometimesFirst",
+        "train.batch_norm": "sync",
+        "train.epochs": 3,
+        "dist": {"engine": engine, "bucket_mib": 0.0001},
+    }
+
+    together = workers(3).run("train", corpus=str(corpus), overrides=overrides)
+
+    assert all(worker["weights"] == together[0]["weights"] for worker in together)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("n_workers", [2, 3])
 @pytest.mark.parametrize("micro_batch", [None, 2])
 def test_batch_norms_statistics_are_the_same_on_all_workers(workers, corpus, micro_batch, n_workers, engine):

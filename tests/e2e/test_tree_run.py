@@ -52,4 +52,4 @@ def test_other_leaves_would_be_another_run(place):
     other = place.run("train", config, "dist.leaves=4", "--nproc", 1, "--name", "x", "--resume")
 
     assert other.code == 2
-    assert "dist.leaves: null -> 4" in other.output
+    assert "dist.leaves: 8 -> 4" in other.output

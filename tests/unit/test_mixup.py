@@ -72,12 +72,14 @@ def test_the_share_is_keyed_by_the_place_and_follows_the_distribution():
 @pytest.mark.parametrize(
     ("overrides", "what"),
     [
-        ({"task.name": "autoencode", "model.name": "autoencoder"}, "has none"),
-        ({"train.adversarial": {"epsilon": 0.1}}, "don't go together"),
+        ({"task.name": "autoencode", "model.name": "autoencoder", "train.global_batch": 16}, "has none"),
+        ({"train.adversarial": {"epsilon": 0.1}, "train.global_batch": 16}, "don't go together"),
+        ({"train.micro_batch": 1, "train.global_batch": 16}, "two rows"),
+        ({"train.global_batch": 8}, "two rows"),
     ],
 )
 def test_where_nothing_can_be_mixed_it_is_refused(corpus, overrides, what):
     labels = overrides.get("task.name") != "autoencode"
 
     with pytest.raises(UserError, match=what):
-        mixup.check(tiny.config(corpus, {"train.mixup": 0.2, **overrides}), has_labels=labels)
+        mixup.check(tiny.config(corpus, {"train.mixup": 0.2, **overrides}), n_parts=8, has_labels=labels)

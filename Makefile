@@ -2,6 +2,7 @@
 # make test    the whole test suite       make check   format, lint, types, unit tests
 # make matrix  the long grids, by hand    make bench   the benchmarks, by hand
 # make docs    docs/config-keys.md        make bench-peers   distdl's step beside other frameworks', by hand
+#                                         make bench-comm    communication beside its peers, by hand, 25 minutes
 
 # PyTorch to install. The default takes the newest build that your pip finds (on Linux from PyPI: CUDA). For another one:
 #   make train TORCH='torch==2.13.0 --index-url URL-FROM-PYTORCH.ORG'
@@ -11,7 +12,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: train test browser check format matrix bench bench-peers docs clean
+.PHONY: train test browser check format matrix bench bench-peers bench-comm docs clean
 
 train: $(VENV)/.train data/digits
 	$(BIN)/distdl train configs/digits/lenet5.yaml --nproc 2 --name digits --resume
@@ -52,6 +53,16 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/step_overhead.py --frameworks ''
 	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/startup.py
+
+# The exchange, sums along a tree, sums in two stages. Links need root and iproute2: network namespaces stand for hosts.
+bench-comm: $(VENV)/.test
+	$(BIN)/python benchmarks/comm/exchange.py --steps 22
+	$(BIN)/python benchmarks/comm/exchange.py --double --rounds 2
+	$(BIN)/python benchmarks/comm/exchange.py --rates 1gbit,100mbit --rounds 5
+	$(BIN)/python benchmarks/comm/exchange.py --rates 1gbit --rounds 5 --step-s 3
+	$(BIN)/python benchmarks/comm/tree.py bits
+	$(BIN)/python benchmarks/comm/tree.py cost
+	$(BIN)/python benchmarks/comm/hierarchical.py
 
 clean:
 	rm -rf $(VENV) .venv-peers

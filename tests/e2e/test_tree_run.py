@@ -8,6 +8,7 @@ pytestmark = pytest.mark.timeout(300)
 
 RECIPE = {
     "model__name": "faulty:resnet20",  # batch norm
+    "model__args": {"classes": 10, "channels": 1},
     "train__global_batch": 48,
     "train__ema": 0.9,
     "train__mixup": 0.2,

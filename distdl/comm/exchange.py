@@ -235,8 +235,8 @@ def in_buckets(parameters: Sequence[nn.Parameter], most_bytes: float) -> list[li
         size = _size_bytes(parameter)
         same_kind = groups and groups[-1][0].dtype == parameter.dtype and groups[-1][0].device == parameter.device
         if not same_kind or filled + size > limit:
-            limit = min(most_bytes, max(_MIB, 0.75 * left)) if left <= most_bytes else most_bytes
-            limit = limit if groups else min(most_bytes, _MIB)
+            wanted = most_bytes if left > most_bytes else 0.75 * left
+            limit = min(most_bytes, max(_MIB, wanted if groups else 0))
             filled = 0
             groups.append([])
         groups[-1].append(parameter)

@@ -34,8 +34,11 @@ def open_run(path: Path, config: Config, *, resume: bool, n_nodes: int = 1, per_
     try:
         sources = {plugins.copy_name(path, text): text for path, text in plugins.read(config.plugins)}
         kept = config.model_copy(update={"plugins": [f"plugins/{name}" for name in sources]})
-        kept = _settled(kept, folder, n_nodes, per_node)
-        changes = _allowed_changes(folder, kept) if _has_begun(folder) else []
+        before = load(folder.config).config if _has_begun(folder) else None
+        if before and kept.dist.bucket_mib == "auto":  # the order of the run's sums depends on it
+            kept = kept.model_copy(update={"dist": kept.dist.model_copy(update={"bucket_mib": before.dist.bucket_mib})})
+        kept = tuned.settled(kept, n_nodes, per_node)
+        changes = _allowed_changes(folder, before, kept) if before else []
         for name, text in sources.items():
             folder.plugins.mkdir(exist_ok=True)
             write_atomic(folder.plugins / name, text.encode())
@@ -50,17 +53,8 @@ def open_run(path: Path, config: Config, *, resume: bool, n_nodes: int = 1, per_
     return OpenRun(folder, held, changes)
 
 
-def _settled(config: Config, folder: RunFolder, n_nodes: int, per_node: int) -> Config:
-    """What was left open is what the run was started with, or is settled now."""
-    if config.dist.bucket_mib == "auto" and _has_begun(folder):
-        size_mib = load(folder.config).config.dist.bucket_mib
-        config = config.model_copy(update={"dist": config.dist.model_copy(update={"bucket_mib": size_mib})})
-    return tuned.settled(config, n_nodes, per_node)
-
-
-def _allowed_changes(folder: RunFolder, config: Config) -> list[str]:
+def _allowed_changes(folder: RunFolder, before: Config, config: Config) -> list[str]:
     """Raises UserError for those that would make it another run: other code is one of them."""
-    before = load(folder.config).config
     before = before.model_copy(update={"plugins": [os.path.relpath(each, folder.path) for each in before.plugins]})
     refused, changes = compare(before, config)
     if refused:

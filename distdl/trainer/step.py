@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,36 +26,57 @@ def train_step(run: Run, host: HostBatch, lr: float, **counts: int) -> list[tupl
     Raises UserError when memory runs out, with what was on its way through the network and the key to lower.
     """
     config, state, engine, phases = run.config.train, run.state, run.engine, run.phases
-    parts = run.reduction.parts
-    n_rows = len(host.tensors["valid"])
-    rows_each = n_rows // len(parts)  # a worker has one part, or leaves of one size
-    micro_batch = min(state.micro_batch or rows_each, rows_each)
+    forwards = _forwards(run.reduction.parts, len(host.tensors["valid"]), state.micro_batch)
     sums = []
     engine.begin(run.global_batch)
     run.status.put(valid=host.n_valid, **counts)
-    with explained_out_of_memory(host.tensors, run.device, "train.micro_batch", micro_batch):
+    with explained_out_of_memory(host.tensors, run.device, "train.micro_batch", forwards[0].n_rows):
         with run.noise.weights(state.step):
-            for nth, part in enumerate(parts):
-                seed_everything(run.device, config.seed, state.step, part)
-                for begin in range(0, rows_each, micro_batch):
-                    rows = host.tensors
-                    if micro_batch < n_rows:
-                        mine = slice(nth * rows_each + begin, nth * rows_each + min(begin + micro_batch, rows_each))
-                        rows = {name: tensor[mine] for name, tensor in rows.items()}
-                    last = part == parts[-1] and begin + micro_batch >= rows_each
-                    phases.enter("forward")
-                    batch = to_device(rows, run.train_loader, run.device, config)
-                    loss, count = loss_of(run, partial(engine.forward, last=last), batch, part, begin)
-                    phases.enter("backward")
-                    engine.backward(loss, last)
-                    sums.append((loss.detach(), count))
-                if part != parts[-1]:
-                    engine.keep(part)
+            for each in forwards:
+                if each.begin == 0:
+                    seed_everything(run.device, config.seed, state.step, each.part)
+                last = each is forwards[-1]
+                phases.enter("forward")
+                rows = host.tensors
+                if len(forwards) > 1:
+                    rows = {name: tensor[each.rows] for name, tensor in rows.items()}
+                batch = to_device(rows, run.train_loader, run.device, config)
+                loss, count = loss_of(run, partial(engine.forward, last=last), batch, each.part, each.begin)
+                phases.enter("backward")
+                engine.backward(loss, last)
+                sums.append((loss.detach(), count))
+                if each.ends_part and not last:
+                    engine.keep(each.part)
         engine.step(state.step, lr)
     if run.ema:
         run.ema.update(state.step)
     phases.leave()
     return sums
+
+
+class Forward(NamedTuple):
+    """A micro-batch."""
+
+    part: int  # of the global batch
+    begin: int  # first row among those of its part
+    rows: slice  # among the worker's
+    ends_part: bool
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.rows.stop - self.rows.start)
+
+
+@lru_cache
+def _forwards(parts: range, n_rows: int, micro_batch: int | None) -> tuple[Forward, ...]:
+    """The worker's `n_rows`, part by part: one part, or leaves of one size."""
+    each = n_rows // len(parts)
+    at_once = min(micro_batch or each, each)
+    return tuple(
+        Forward(part, begin, slice(first + begin, first + min(begin + at_once, each)), begin + at_once >= each)
+        for part, first in zip(parts, range(0, n_rows, each))
+        for begin in range(0, each, at_once)
+    )
 
 
 def loss_of(

@@ -6,15 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_config import SMALLEST
 
 from distdl.config import Config, compare, dump, load
-
-SMALLEST = """\
-model: {name: lenet5}
-data: {train: {shards: data/train}}
-train: {global_batch: 128, epochs: 5}
-optim: {lr: 0.1}
-"""
 
 
 @pytest.fixture(autouse=True)

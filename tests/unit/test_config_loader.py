@@ -6,19 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_config import SMALLEST
 
 from distdl import registry
 from distdl.config import Loaded, load
 from distdl.config import keys as schema_keys
 from distdl.errors import UserError
-
-# The smallest config there is, a line for each section.
-SMALLEST = """\
-model: {name: lenet5}
-data: {train: {shards: data/train}}
-train: {global_batch: 128, epochs: 5}
-optim: {lr: 0.1}
-"""
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,11 @@ def measure(wanted: Wanted, world: WorldInfo, say: Callable[[str], None] = lambd
     device = pick_device(wanted.backend, world)
     torch.set_num_threads(share_of_cores(world))
     keep_freed_memory()  # as in training
-    collectives.join(world, wanted.backend, device)
+    with collectives.joined(world, wanted.backend, device):
+        return _measure_all(wanted, world, device, say)
+
+
+def _measure_all(wanted: Wanted, world: WorldInfo, device: torch.device, say: Callable[[str], None]) -> Row:
     per_node = reduction.workers_per_node(world)
     names = _operations(wanted, world, per_node)
     like = torch.empty(0, dtype=_DTYPES[wanted.dtype], device=device)
@@ -65,8 +69,6 @@ def measure(wanted: Wanted, world: WorldInfo, say: Callable[[str], None] = lambd
         rows = _rows(name, workers, copies_s, wanted)
         say(bandwidth.table(rows))
         result["rows"] += rows
-    collectives.barrier()
-    collectives.leave()
     return result
 
 

@@ -48,12 +48,12 @@ def measure(config: Config, world: WorldInfo, n_steps: int, image_shape: Sequenc
     data is not there; by default what its network is usually given. Raises UserError."""
     device = setup.pick_device(config.train, world)
     threads = setup.set_threads_and_kernels(config.train, world, is_tree=config.dist.reduction == "tree")
-    collectives.join(world, config.dist.backend, device)
-    config = tuned.settled(config, world.world_size // world.local_world_size, world.local_world_size)
     n_rounds = min(ROUNDS, n_steps)
     steps_per_round = n_steps // n_rounds
     has_data = config.data.train.shards is None or Path(config.data.train.shards).exists()
-    with tempfile.TemporaryDirectory(prefix="distdl-bench-") as folder:
+    prefix = "distdl-bench-"
+    with collectives.joined(world, config.dist.backend, device), tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        config = tuned.settled(config, world.world_size // world.local_world_size, world.local_world_size)
         if not has_data:
             config = on_noise(config, Path(folder), image_shape)
         with registry.using(plugins.load(plugins.read(config.plugins))):
@@ -65,8 +65,6 @@ def measure(config: Config, world: WorldInfo, n_steps: int, image_shape: Sequenc
                 measured["loader"] = _with_loader(run, n_rounds * steps_per_round) if has_data else None
             finally:
                 run.close()
-    collectives.barrier()
-    collectives.leave()
     return {
         "model": config.model.name,
         "data": config.data.train.source if has_data else "noise",

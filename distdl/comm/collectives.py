@@ -171,6 +171,18 @@ def join(info: WorldInfo, backend: str, device: torch.device, timeout: timedelta
     new_group([range(info.world_size)])
 
 
+@contextlib.contextmanager
+def joined(info: WorldInfo, backend: str, device: torch.device) -> Iterator[None]:
+    """`join`, and `leave` at the end: after an error too, since what the group has running would then abort the
+    interpreter on its way out, and its exit code be lost."""
+    join(info, backend, device)
+    try:
+        yield
+        barrier()
+    finally:
+        leave()
+
+
 def leave() -> None:
     global _digest
     _groups.clear()

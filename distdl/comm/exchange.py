@@ -103,7 +103,7 @@ class Exchange:
         first = make("buffers", [], others, n_values=others.numel())
         self.others = first.values
         """to be written before `keep` and before `arm`; the sums over all parts after `finish`"""
-        self._sent = [first, *self.buckets] if others.numel() else self.buckets
+        self._sent = [first, *self.buckets] if others.numel() else [*self.buckets]
         self._reduction, self._seal = reduction, seal
         self._parameters = list(parameters)
         self._used: set[nn.Parameter] = set()  # by this worker in this step

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import Pipe
@@ -160,6 +161,7 @@ def main(handle: int) -> None:
 
     tie_to_supervisor()
     sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+    import exchange_cases  # noqa: F401
     import cases  # noqa: F401
     import torch._dynamo  # noqa: F401  # the first optimizer of a process imports it, which takes another second
 
@@ -169,12 +171,18 @@ def main(handle: int) -> None:
 # --- in a worker ---
 
 
+def case_named(name: str) -> Callable[..., Any]:
+    import cases
+    import exchange_cases
+
+    return getattr(cases, name, None) or getattr(exchange_cases, name)
+
+
 def work(session: Connection) -> None:
     """The life of a worker: joins the others, then answers calls until it is killed."""
     from distdl.launch.worker import tie_to_supervisor
 
     tie_to_supervisor()
-    import cases
     import numpy as np
     import torch
 
@@ -193,7 +201,7 @@ def work(session: Connection) -> None:
         call = json.loads(session.recv_bytes())
         faulthandler.dump_traceback_later(call["deadline_s"], exit=True)
         try:
-            reply = {"result": getattr(cases, call["case"])(**call["arguments"])}
+            reply = {"result": case_named(call["case"])(**call["arguments"])}
         except Exception:
             reply = {"error": traceback.format_exc()}
         faulthandler.cancel_dump_traceback_later()

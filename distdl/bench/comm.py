@@ -20,8 +20,8 @@ from distdl.comm import collectives, messages, probe, reduction
 from distdl.comm.probe import Call, Prepare, Workers
 from distdl.comm.world import WorldInfo
 from distdl.errors import UserError
+from distdl.trainer import setup
 from distdl.trainer.loaders import share_of_cores
-from distdl.trainer.setup import keep_freed_memory
 
 N_BATCHES = 20
 _WARM_UP = 3  # calls
@@ -38,9 +38,10 @@ def measure(wanted: Wanted, world: WorldInfo, say: Callable[[str], None] = lambd
 
     Raises UserError, and WrongNumber on all workers alike.
     """
-    device = pick_device(wanted.backend, world)
+    on = {"gloo": "cpu", "nccl": "cuda", "auto": "auto"}[wanted.backend]
+    device = setup.pick_device(on, world, "command line --backend", "--backend gloo")
     torch.set_num_threads(share_of_cores(world))
-    keep_freed_memory()  # as in training
+    setup.keep_freed_memory()  # as in training
     with collectives.joined(world, wanted.backend, device):
         return _measure_all(wanted, world, device, say)
 
@@ -70,23 +71,6 @@ def _measure_all(wanted: Wanted, world: WorldInfo, device: torch.device, say: Ca
         say(bandwidth.table(rows))
         result["rows"] += rows
     return result
-
-
-def pick_device(backend: str, world: WorldInfo) -> torch.device:
-    """Of this worker, made current: a CUDA device for nccl, the CPU for gloo. Raises UserError."""
-    has_cuda = torch.cuda.is_available()
-    if backend == "gloo" or (backend == "auto" and not has_cuda):
-        return torch.device("cpu")
-    if not has_cuda:
-        raise UserError("no CUDA device is usable here", where="command line --backend nccl", fix="Use --backend gloo.")
-    if world.local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"worker {world.local_rank} has no device: this host has {torch.cuda.device_count()}",
-            where=world.host,
-            fix="Start as many workers as there are devices, or use --backend gloo.",
-        )
-    torch.cuda.set_device(world.local_rank)
-    return torch.device("cuda", world.local_rank)
 
 
 def _operations(wanted: Wanted, world: WorldInfo, per_node: int | None) -> list[str]:

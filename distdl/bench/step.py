@@ -46,7 +46,7 @@ Result = dict[str, Any]
 def measure(config: Config, world: WorldInfo, n_steps: int, image_shape: Sequence[int] | None = None) -> Result:
     """About `n_steps` of each loop. `image_shape` (height, width, channels) is that of the noise where the config's
     data is not there; by default what its network is usually given. Raises UserError."""
-    device = setup.pick_device(config.train, world)
+    device = setup.pick_device(config.train.device, world)
     threads = setup.set_threads_and_kernels(config.train, world, is_tree=config.dist.reduction == "tree")
     n_rounds = min(ROUNDS, n_steps)
     steps_per_round = n_steps // n_rounds

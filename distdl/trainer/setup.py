@@ -222,22 +222,27 @@ def _check_dense(model: nn.Module, name: str) -> None:
             )
 
 
-def pick_device(config: TrainConfig, world: WorldInfo) -> torch.device:
-    """The worker's device, made current. Raises UserError if there are fewer than workers on this host."""
+def pick_device(
+    wanted: str, world: WorldInfo, where: str = "train.device", cpu: str = "train.device=cpu"
+) -> torch.device:
+    """The worker's device, made current. `wanted`: cpu, cuda or auto; `where` it was asked; what asks for the `cpu`.
+
+    Raises UserError if there are fewer devices than workers on this host.
+    """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if config.device == "cpu" or (config.device == "auto" and accelerator is None):
+    if wanted == "cpu" or (wanted == "auto" and accelerator is None):
         return torch.device("cpu")
     if accelerator is None:
         raise UserError(
             "no CUDA device is usable here",
-            where="train.device: cuda",
-            fix="Is this PyTorch a CUDA build, and does nvidia-smi list a GPU? Or use train.device: auto.",
+            where=where,
+            fix=f"Is this PyTorch a CUDA build, and does nvidia-smi list a GPU? Or use {cpu}.",
         )
     if world.local_rank >= torch.accelerator.device_count():
         raise UserError(
             f"worker {world.local_rank} has no device: this host has {torch.accelerator.device_count()}",
             where=world.host,
-            fix="Start as many workers as there are devices, or use train.device=cpu.",
+            fix=f"Start as many workers as there are devices, or use {cpu}.",
         )
     torch.accelerator.set_device_index(world.local_rank)
     return torch.device(accelerator.type, world.local_rank)

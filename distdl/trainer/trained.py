@@ -83,7 +83,7 @@ def of_run(
 
 def of_config(config: Config, weights: dict[str, torch.Tensor]) -> Trained:
     """The network that a config describes, with the given weights by name. Raises UserError if they are another's."""
-    device = setup.pick_device(config.train, WorldInfo())
+    device = setup.pick_device(config.train.device, WorldInfo())
     own_code = plugins.load(plugins.read(config.plugins))
     with registry.using(own_code):
         model, task = setup.build_model(config, device), setup.build_task(config)

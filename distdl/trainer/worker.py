@@ -66,7 +66,7 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
     try:
         after_s = parse_period(config.train.stop_after)[0] if config.train.stop_after else math.inf
         stops = StopRequests(config.train.stop_signals, announce=not launched.is_supervised(), after_s=after_s)
-        device = setup.pick_device(config.train, world)
+        device = setup.pick_device(config.train.device, world)
         setup.set_threads_and_kernels(config.train, world, is_tree=config.dist.reduction == "tree")
         if device.type == "cpu":
             setup.keep_freed_memory()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from distdl.bench import bandwidth, comm, commands
 from distdl.cli import parse
@@ -121,19 +122,10 @@ def test_a_picture_without_matplotlib_is_refused_before_anything_is_measured(mon
 
 
 def test_nccl_without_a_gpu_is_the_users_mistake(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
 
-    assert comm.pick_device("auto", WorldInfo()).type == "cpu"
-    with pytest.raises(UserError, match="Use --backend gloo"):
-        comm.pick_device("nccl", WorldInfo())
-
-
-def test_more_workers_than_gpus_are_the_users_mistake(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-
-    with pytest.raises(UserError, match="worker 1 has no device: this host has 1"):
-        comm.pick_device("auto", WorldInfo(local_rank=1, world_size=2))
+    with pytest.raises(UserError, match="Or use --backend gloo"):
+        comm.measure(commands._wanted(parse(["bench", "comm", "--nproc", "2", "--backend", "nccl"])), WorldInfo())
 
 
 # --- what comes of it ---

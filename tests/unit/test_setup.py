@@ -127,20 +127,20 @@ def test_what_a_checkpoint_is_checked_against_does_not_depend_on_where_the_shard
     assert build({"data.train.shards": str(other)}).description["data"] != here
 
 
-def test_a_device_that_is_not_there_is_the_users_mistake(monkeypatch, corpus):
+def test_a_device_that_is_not_there_is_the_users_mistake(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
 
-    assert setup.pick_device(tiny.config(corpus, {"train.device": "auto"}).train, WorldInfo()).type == "cpu"
+    assert setup.pick_device("auto", WorldInfo()).type == "cpu"
     with pytest.raises(UserError, match="no CUDA device is usable here"):
-        setup.pick_device(tiny.config(corpus, {"train.device": "cuda"}).train, WorldInfo())
+        setup.pick_device("cuda", WorldInfo())
 
 
-def test_a_worker_without_a_device_of_its_own_is_refused(monkeypatch, corpus):
+def test_a_worker_without_a_device_of_its_own_is_refused(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
 
     with pytest.raises(UserError, match="worker 1 has no device: this host has 1"):
-        setup.pick_device(tiny.config(corpus, {"train.device": "auto"}).train, WorldInfo(local_rank=1, world_size=2))
+        setup.pick_device("auto", WorldInfo(local_rank=1, world_size=2))
 
 
 def test_batches_that_grow_shorten_the_run_and_a_resumed_one_knows_it(build):

@@ -125,19 +125,11 @@ def _run_name(arguments: Arguments) -> str:
 
 
 def _number_of_workers(arguments: Arguments, device: str) -> int:
-    from distdl.launch.plan import cores, local_devices
+    from distdl.launch.plan import check_nproc, local_devices
 
     if arguments.nproc is None:
         return 1 if device == "cpu" else max(1, local_devices())
-    if arguments.nproc < 1:
-        raise UserError(f"at least one worker is needed (got {arguments.nproc})", where="command line --nproc")
-    most = max(
-        16, 8 * cores()
-    )  # a worker is a process that imports torch: a slip of the finger must not end the machine
-    if arguments.nproc > most:
-        raise UserError(
-            f"{arguments.nproc} workers on {cores()} cores", where="command line --nproc", fix=f"At most {most} here."
-        )
+    check_nproc(arguments.nproc)
     return arguments.nproc
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from distdl.bench import bandwidth
 from distdl.errors import EXIT_BUG, EXIT_DONE, UserError
+from distdl.launch.plan import check_nproc, local_devices
 
 Arguments = argparse.Namespace
 Add = Callable[[str, Callable[[Arguments], int], str], argparse.ArgumentParser]
@@ -54,8 +55,9 @@ def step(arguments: Arguments) -> int:
     from distdl.run import trust
 
     worker.tie_to_supervisor()
-    if arguments.steps < 1 or arguments.nproc < 1:
-        raise UserError("at least one is needed", where="command line --steps, --nproc")
+    if arguments.steps < 1:
+        raise UserError("at least one is needed", where="command line --steps")
+    check_nproc(arguments.nproc)
     image_shape = _image_shape(arguments.image) if arguments.image else None
     config = load(arguments.config, arguments.overrides).config
     trust.check_file(arguments.config, config)
@@ -73,7 +75,6 @@ def step(arguments: Arguments) -> int:
 def comm(arguments: Arguments) -> int:
     from distdl.comm.world import detect
     from distdl.launch import worker
-    from distdl.launch.plan import local_devices
     from distdl.run import failures
     from distdl.run.folder import RunFolder
 
@@ -112,8 +113,8 @@ def comm(arguments: Arguments) -> int:
 
 
 def _wanted(arguments: Arguments) -> bandwidth.Wanted:
-    if arguments.nproc is not None and arguments.nproc < 1:
-        raise UserError("at least one is needed", where="command line --nproc")
+    if arguments.nproc is not None:
+        check_nproc(arguments.nproc)
     if arguments.iterations is not None and arguments.iterations < 1:
         raise UserError("at least one is needed", where="command line --iterations")
     if not 0 < arguments.seconds_each <= 3600:

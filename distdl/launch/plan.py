@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from distdl.errors import UserError
 from distdl.run.folder import RunFolder
 
 LOOPBACK = "127.0.0.1"
@@ -37,6 +38,18 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def check_nproc(nproc: int) -> None:
+    """Raises UserError for no workers, and for so many that a slip of the finger would end the machine: each is a
+    process that imports torch."""
+    if nproc < 1:
+        raise UserError(f"at least one worker is needed (got {nproc})", where="command line --nproc")
+    most = max(16, 8 * cores())
+    if nproc > most:
+        raise UserError(
+            f"{nproc} workers on {cores()} cores", where="command line --nproc", fix=f"At most {most} here."
+        )
 
 
 def worker_environment(

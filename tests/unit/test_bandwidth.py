@@ -95,6 +95,7 @@ def test_operations_come_in_their_usual_order():
         (["--backend", "ncll"], "unknown backend 'ncll' - did you mean nccl?"),
         (["--dtype", "fp16"], "unknown type 'fp16'"),
         (["--nproc", "0"], "--nproc"),
+        (["--nproc", "5000"], "At most"),
         (["--nproc", "1"], "Add --nproc 2, or start it by torchrun"),
         (["--backend", "gloo"], "Add --nproc 2, or start it by torchrun"),
         (["--iterations", "0"], "--iterations"),

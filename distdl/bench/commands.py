@@ -1,17 +1,20 @@
 """`distdl bench ...`: arguments and what they call. Imports torch only when a command runs."""
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distdl.bench import bandwidth
-from distdl.errors import EXIT_BUG, EXIT_DONE, UserError
+from distdl.errors import EXIT_DONE, UserError
+from distdl.launch import worker
 from distdl.launch.plan import check_nproc, local_devices
 
 Arguments = argparse.Namespace
@@ -51,7 +54,6 @@ def add_arguments(add: Add) -> None:
 def step(arguments: Arguments) -> int:
     from distdl.comm.world import WorldInfo, detect
     from distdl.config import load
-    from distdl.launch import worker
     from distdl.run import trust
 
     worker.tie_to_supervisor()
@@ -66,17 +68,16 @@ def step(arguments: Arguments) -> int:
         return _start_workers(arguments.nproc)
     from distdl.bench.step import measure, report
 
-    result = measure(config, world or WorldInfo(), arguments.steps, image_shape)
-    if world is None or world.rank == 0:  # rank 0 only
-        print(json.dumps(result, indent=2) if arguments.json else report(result))
-    return EXIT_DONE
+    world = world or WorldInfo()
+    with _reported(world.rank) as outcome:
+        result = measure(config, world, arguments.steps, image_shape)
+        if world.rank == 0:  # rank 0 only
+            print(json.dumps(result, indent=2) if arguments.json else report(result))
+    return outcome.code
 
 
 def comm(arguments: Arguments) -> int:
     from distdl.comm.world import detect
-    from distdl.launch import worker
-    from distdl.run import failures
-    from distdl.run.folder import RunFolder
 
     worker.tie_to_supervisor()
     wanted = _wanted(arguments)
@@ -91,25 +92,19 @@ def comm(arguments: Arguments) -> int:
         )
     if world is None:
         return _start_workers(nproc)
-    from distdl.bench.comm import WrongNumber, measure
+    from distdl.bench.comm import measure
 
     is_shown = world.rank == 0 and not arguments.json
-    try:
+    with _reported(world.rank) as outcome:
         result = measure(wanted, world, lambda text: print(text, flush=True) if is_shown else None)
-    except WrongNumber as error:
-        if worker.is_supervised():  # the supervisor has the last word on the screen
-            failures.write(RunFolder(Path(os.environ["DISTDL_RUN_FOLDER"])), world.rank, None, error, worker.attempt())
-        else:
-            print(f"error: {error}", file=sys.stderr)
-        return EXIT_BUG
-    if world.rank == 0:  # rank 0 only
-        result["stored"], told = _store(result)
-        print(json.dumps(result, indent=2) if arguments.json else f"\n{told}")
-        if arguments.plot:
-            bandwidth.plot(result, arguments.plot)
-            if is_shown:
-                print(f"plotted in {arguments.plot}")
-    return EXIT_DONE
+        if world.rank == 0:  # rank 0 only
+            result["stored"], told = _store(result)
+            print(json.dumps(result, indent=2) if arguments.json else f"\n{told}")
+            if arguments.plot:
+                bandwidth.plot(result, arguments.plot)
+                if is_shown:
+                    print(f"plotted in {arguments.plot}")
+    return outcome.code
 
 
 def _wanted(arguments: Arguments) -> bandwidth.Wanted:
@@ -147,8 +142,26 @@ def _store(result: bandwidth.Row) -> tuple[dict[str, Any] | None, str]:
     bucket_mib = tuned.choose_bucket_mib(rows)
     where = f"{nodes} x {per_node} workers by {backend} here"
     return {"file": str(path), "bucket_mib": bucket_mib}, (
-        f"dist.bucket_mib: auto will use {bucket_mib:g} MiB for {where}\nstored in {path}"
+        f"dist.bucket_mib: auto will use {bucket_mib:g} MiB for {where} (not for a tree)\nstored in {path}"
     )
+
+
+@dataclass
+class _Outcome:
+    code: int = EXIT_DONE
+
+
+@contextlib.contextmanager
+def _reported(rank: int) -> Iterator[_Outcome]:
+    """Of the worker with this rank: a failure is told where its supervisor, if there is one, looks for it."""
+    from distdl.run.folder import RunFolder
+
+    outcome = _Outcome()
+    try:
+        yield outcome
+    except Exception as error:
+        folder = RunFolder(Path(os.environ["DISTDL_RUN_FOLDER"])) if worker.is_supervised() else None
+        outcome.code = worker.report(error, folder, rank)
 
 
 def _start_workers(nproc: int) -> int:
@@ -158,7 +171,7 @@ def _start_workers(nproc: int) -> int:
 
     with tempfile.TemporaryDirectory(prefix="distdl-bench-") as folder:
         command = [sys.executable, "-m", "distdl", *sys.argv[1:]]
-        return supervise.run(command, nproc, RunFolder(Path(folder)))
+        return supervise.run(command, nproc, RunFolder(Path(folder)), saves=False)
 
 
 def _image_shape(text: str) -> tuple[int, ...]:

@@ -176,10 +176,14 @@ def _per_node(config: Config, world: WorldInfo, device: torch.device) -> int | N
 def _check_tree(config: Config, world_size: int) -> None:
     train, leaves = config.train, config.n_leaves
     if world_size > leaves:
+        least = 1 << (world_size - 1).bit_length()
+        fix = f"A run needs as many leaves as the most workers it gets: {least} or more here."
+        if train.global_batch % least:
+            fix += f" They divide the global batch, so choose a train.global_batch that is a multiple of {least}."
         raise UserError(
-            f"{world_size} workers have only {leaves} leaves to share",
+            f"{world_size} workers have only {leaves} {'leaf' if leaves == 1 else 'leaves'} to share",
             where=f"dist.leaves: {leaves}",
-            fix="The number of leaves is part of a run's numbers: choose one no smaller than the most workers it gets.",
+            fix=fix,
         )
     if train.global_batch % leaves:
         raise UserError(

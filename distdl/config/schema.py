@@ -361,8 +361,8 @@ class DistConfig(Section):
     )
     bucket_mib: Annotated[float, Field(gt=0)] | Literal["auto"] = key(
         "auto",
-        "MiB of a gradient bucket (auto: what `distdl bench comm` found for as many workers here, else 25; "
-        "the run's config.yaml records it)",
+        "MiB of a gradient bucket (auto: what `distdl bench comm` found for as many workers here, else "
+        "and for a tree 25; the run's config.yaml records it)",
     )
 
     @model_validator(mode="after")

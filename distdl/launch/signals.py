@@ -12,7 +12,9 @@ from distdl.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED
 class Signals:
     """Signals as bytes in a pipe: the loop waits for them as for output, and none interrupts it halfway."""
 
-    def __init__(self, stop_signals: Sequence[str]) -> None:
+    def __init__(self, stop_signals: Sequence[str], saves: bool = True) -> None:
+        """`saves`: whether the workers have something to save, for which they are told of the first Ctrl-C."""
+        self._saves = saves
         self.stop_code: int | None = None  # the exit code that a stop asks for, once one was asked for
         self.kill_code: int | None = None  # the same for an end without saving
         self._stop_signals = {signal.Signals[name] for name in stop_signals}
@@ -42,10 +44,10 @@ class Signals:
             if number in self._stop_signals:
                 self.stop_code = self.stop_code or EXIT_PREEMPTED
                 forward.append(number)
-            elif number in (signal.SIGINT, signal.SIGHUP) and self.stop_code != EXIT_INTERRUPTED:
+            elif self._saves and number in (signal.SIGINT, signal.SIGHUP) and self.stop_code != EXIT_INTERRUPTED:
                 self.stop_code = EXIT_INTERRUPTED
                 forward.append(signal.SIGINT)  # a closed terminal means what a Ctrl-C in it would have meant
-            elif number != signal.SIGHUP:  # the second Ctrl-C, or a SIGTERM that doesn't mean "save"
+            elif number != signal.SIGHUP or not self._saves:  # the second Ctrl-C, or a SIGTERM that doesn't mean "save"
                 self.kill_code = 128 + number
         return forward
 

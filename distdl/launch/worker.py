@@ -9,6 +9,11 @@ import signal
 import sys
 import threading
 import time
+import traceback
+
+from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, UserError
+from distdl.run import failures
+from distdl.run.folder import RunFolder
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _PARENT_POLL_S = 0.5
@@ -28,6 +33,16 @@ def fence() -> int | None:
     """The fence of the lease that the supervisor holds for this run; None when this process has to take it itself."""
     value = os.environ.get("DISTDL_FENCE")
     return int(value) if value else None
+
+
+def report(error: BaseException, folder: RunFolder | None, rank: int, step: int | None = None) -> int:
+    """Records a failure of this worker in the folder, if there is one, or prints it; returns the exit code."""
+    if folder:
+        failures.write(folder, rank, step, error, attempt())
+    by_user = isinstance(error, UserError)
+    if not is_supervised() or rank != 0:  # rank 0's output is on the screen, where the supervisor has the last word
+        print(f"error: {error}" if by_user else traceback.format_exc(), file=sys.stderr, flush=True)
+    return EXIT_USER_ERROR if by_user else EXIT_BUG
 
 
 def tie_to_supervisor() -> None:

@@ -197,14 +197,20 @@ class Buffers:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._floats = [b for b in model.buffers() if b.is_floating_point()]
-        self._others = [b for b in model.buffers() if not b.is_floating_point()]
+        self._model = model
+        self._find()
+
+    def _find(self) -> None:
+        """A forward may put a new tensor in a buffer's place: self.seen = 0.9 * self.seen + ..."""
+        self._floats = [b for b in self._model.buffers() if b.is_floating_point()]
+        self._others = [b for b in self._model.buffers() if not b.is_floating_point()]
 
     def __bool__(self) -> bool:
         return bool(self._floats)
 
     def flat(self) -> Tensor:
         """All values, shape (n,)."""
+        self._find()
         return torch.cat([b.reshape(-1) for b in self._floats]) if self._floats else torch.empty(0)
 
     def begin(self) -> None:
@@ -229,6 +235,7 @@ class Buffers:
 
     def undo(self, skipped: Tensor) -> None:
         """With one part there is no mean to take."""
+        self._find()
         if not self._floats:
             return
         if skipped.device.type != "cpu":

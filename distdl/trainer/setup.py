@@ -3,7 +3,7 @@
 import ctypes
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -274,10 +274,11 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def compile_blocks(model: nn.Module) -> None:
+def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
     """Compiles block by block: gradients become ready one block after another, so that their exchange can overlap."""
     # Blocks of one class share their code, and so the limit (8) after which torch runs the rest of them eagerly.
-    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.recompile_limit = 256
     names = models.blocks(model)
     for block in [model.get_submodule(name) for name in names] or [model]:
-        block.compile()
+        # Each shape by itself: else what it is compiled to would depend on the shapes that came before it.
+        block.compile(dynamic=False, backend=backend)

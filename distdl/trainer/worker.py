@@ -7,7 +7,6 @@ import shutil
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from distdl.comm import collectives, messages
 from distdl.comm.world import WorldInfo
 from distdl.config import load
 from distdl.config.schema import Config, DistConfig, parse_period
-from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
+from distdl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError
 from distdl.launch import worker as launched
 from distdl.run import failures, lease
 from distdl.run.environment import write_environment
@@ -81,7 +80,7 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
         collectives.leave()
         return _EXIT_CODES[outcome]
     except BaseException as error:
-        code = _report(error, folder, world, state)
+        code = launched.report(error, folder, world.rank, state.step)
         if world.world_size > 1:
             sys.stdout.flush()
             os._exit(code)  # without waiting for the others, who may be stuck in a collective with us
@@ -91,15 +90,6 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
             held.lease.close()
             if launch.check:
                 shutil.rmtree(held.folder.path.parent, ignore_errors=True)
-
-
-def _report(error: BaseException, folder: RunFolder | None, world: WorldInfo, state: TrainState) -> int:
-    if folder:
-        failures.write(folder, world.rank, state.step, error, launched.attempt())
-    by_user = isinstance(error, UserError)
-    if not launched.is_supervised() or world.rank != 0:  # rank 0's output is on the screen, where the supervisor has
-        print(f"error: {error}" if by_user else traceback.format_exc(), file=sys.stderr, flush=True)  # the last word
-    return EXIT_USER_ERROR if by_user else EXIT_BUG
 
 
 def _open_on_rank0(config: Config, launch: Launch, world: WorldInfo) -> tuple[OpenRun | None, int, RunFolder]:

@@ -115,6 +115,14 @@ class Place:
                 continue
         return found
 
+    def worker(self, rank: int) -> int:
+        """Its process id."""
+        for pid in self.processes():
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            if f"RANK={rank}".encode() in environment and b"DISTDL_RUN_FOLDER" in b"".join(environment):
+                return pid
+        raise AssertionError(f"no worker {rank}")
+
     def gone_within(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         while self.processes():

@@ -1,6 +1,8 @@
 """`distdl bench comm` on workers that it starts itself, and as a worker under torchrun."""
 
 import json
+import os
+import signal
 import sys
 
 import pytest
@@ -55,5 +57,39 @@ def test_what_only_the_workers_can_tell_ends_without_a_traceback(place):
     result = place.run("bench", "comm", "--nproc", 2, "--ops", "hierarchical", *QUICK)
 
     assert result.code == 2
-    assert "it needs several nodes" in result.output
+    assert result.output.count("it needs several nodes") == 1
     assert "Traceback" not in result.output
+
+
+def measuring(place):
+    """Two workers that go on for minutes."""
+    process = place.start(
+        "bench", "comm", "--nproc", 2, "--ops", "all_reduce,barrier", "--sizes", "64K", "--seconds-each", 100
+    )
+    for line in process.stdout:
+        if "2 workers on 1 node" in line:
+            return process
+    raise AssertionError("it ended before it began")
+
+
+def test_the_last_word_is_on_the_worker_that_was_killed(place):
+    process = measuring(place)
+
+    os.kill(place.worker(1), signal.SIGKILL)
+    output, _ = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert "rank 1" in output and "killed by SIGKILL" in output
+    assert "Traceback" not in output
+
+
+def test_ctrl_c_ends_it_at_once(place):
+    process = measuring(place)
+
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=10)
+
+    assert process.returncode == 130
+    assert output.splitlines()[-1] == "stopped"
+    assert "saving" not in output
+    assert place.gone_within(5)

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
@@ -19,14 +18,6 @@ def start_and_wait_for_step(place, step, *arguments, **config):
         assert time.monotonic() < deadline and process.poll() is None, process.stdout.read()
         time.sleep(0.01)
     return process
-
-
-def worker_pid(place, rank):
-    for pid in place.processes():
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if f"RANK={rank}".encode() in environment and b"DISTDL_RUN_FOLDER" in b"".join(environment):
-            return pid
-    raise AssertionError(f"no worker {rank}")
 
 
 def finish(process, deadline=30):
@@ -45,7 +36,7 @@ LONG = {"train__steps": 4000}
 def test_a_stop_signal_to_any_worker_stops_all_at_one_step_and_saves(place, name, rank):
     process = start_and_wait_for_step(place, 5, "--nproc", 2, **LONG)
 
-    os.kill(worker_pid(place, rank), getattr(signal, name))
+    os.kill(place.worker(rank), getattr(signal, name))
     code, output = finish(process)
 
     assert code == 75, output
@@ -68,7 +59,7 @@ def test_a_stop_signal_to_the_supervisor_reaches_the_workers(place):
 def test_the_stop_signals_can_be_chosen(place):
     process = start_and_wait_for_step(place, 5, "--nproc", 2, train__stop_signals=["USR2"], **LONG)
 
-    os.kill(worker_pid(place, 1), signal.SIGUSR2)
+    os.kill(place.worker(1), signal.SIGUSR2)
 
     assert finish(process)[0] == 75
 
@@ -101,7 +92,7 @@ def test_ctrl_c_saves_and_says_so(place, nproc):
 
 def test_a_second_ctrl_c_ends_it_at_once(place):
     process = start_and_wait_for_step(place, 5, "--nproc", 2, **LONG)
-    os.kill(worker_pid(place, 1), signal.SIGSTOP)  # so that nobody can finish the step
+    os.kill(place.worker(1), signal.SIGSTOP)  # so that nobody can finish the step
 
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)

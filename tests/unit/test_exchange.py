@@ -9,6 +9,7 @@ from distdl import models
 from distdl.comm.collectives import Pending
 from distdl.comm.exchange import Exchange as RealExchange
 from distdl.comm.reduction import Reduction
+from distdl.trainer import setup
 
 MIB = 2**20
 
@@ -194,6 +195,20 @@ def dynamo():
     with torch._dynamo.config.patch(recompile_limit=64):
         yield
     torch._dynamo.reset()
+
+
+def test_compiled_blocks_know_each_shape_by_itself(dynamo):
+    network, symbols = models.build("resnet20_cifar", {}), []
+
+    def backend(graph, inputs):
+        symbols.extend(each for each in inputs if isinstance(each, torch.SymInt))
+        return graph
+
+    setup.compile_blocks(network, backend)
+    for n_rows in (4, 6, 4, 5):
+        network(torch.randn(n_rows, 3, 32, 32))
+
+    assert not symbols
 
 
 def test_a_network_compiled_block_by_block_sends_while_backward_goes_on(dynamo):

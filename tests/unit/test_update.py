@@ -99,6 +99,33 @@ def test_a_step_left_out_gives_batch_norm_its_statistics_back():
     assert torch.equal(model[1].running_var, before["1.running_var"])
 
 
+class Remembers(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen = 0.5 * self.seen + x.mean()  # another tensor from here on
+        return x
+
+
+def test_a_buffer_that_forward_replaces_is_the_mean_over_the_parts():
+    model = Remembers()
+    buffers, not_skipped = Buffers(model), torch.zeros(())
+    changes = []
+
+    for _ in range(2):
+        buffers.begin()
+        changes.clear()
+        for part in (1.0, 3.0):
+            buffers.reset()
+            model(torch.full((4,), part))
+            changes.append(buffers.change())
+        buffers.set(sum(changes), 2, not_skipped)
+
+    assert model.seen == 0.5 * 2 + 2
+
+
 def test_the_gradient_is_the_mean_over_the_rows_that_count(make):
     model, _, update = make()
     images = torch.randn(6, 1, 4, 4)

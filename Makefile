@@ -12,7 +12,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: train test browser check format matrix bench bench-peers bench-comm docs clean
+.PHONY: train test browser compiler check format matrix bench bench-peers bench-comm docs clean
 
 train: $(VENV)/.train data/digits
 	$(BIN)/distdl train configs/digits/lenet5.yaml --nproc 2 --name digits --resume
@@ -29,6 +29,13 @@ browser:
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null && exit 0; \
 	fi; echo "no Chromium here"
+
+# What the JPEG decoder in C is compiled with. Without it other decoders serve, and its tests are skipped.
+compiler:
+	@printf '%s\n' '#include <stdio.h>' '#include <jpeglib.h>' | cc -E - >/dev/null 2>&1 && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends gcc libc6-dev libjpeg-dev >/dev/null && exit 0; \
+	fi; echo "no C compiler with libjpeg-turbo's headers here"
 
 matrix: $(VENV)/.test
 	$(BIN)/python -m pytest --matrix
@@ -80,10 +87,12 @@ $(VENV)/.torch:
 	PIP_CONSTRAINT=benchmarks/peers/constraints.txt .venv-peers/bin/python -m pip install --quiet $(TORCH) -r $<
 	@touch $@
 
-$(VENV)/.train: $(VENV)/.torch pyproject.toml
+NATIVE = hatch_build.py distdl/data/native/jpeg.c
+
+$(VENV)/.train: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(PIP) --editable '.[digits]'
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.torch pyproject.toml
+$(VENV)/.test: $(VENV)/.torch pyproject.toml $(NATIVE) | compiler
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.train

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from distdl.data import native
+
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _HAS = {
     "data": lambda: bool(os.environ.get("DISTDL_DATA")),
@@ -19,6 +21,7 @@ _HAS = {
     "gpu": lambda: any(Path("/dev").glob("nvidia[0-9]*")),
     "tensorboard": lambda: importlib.util.find_spec("tensorboard") is not None,
     "chromium": lambda: any(map(shutil.which, _BROWSERS)),
+    "native": lambda: native.library is not None,
 }
 _LACK = {
     "data": "DISTDL_DATA does not name a folder with the real datasets",
@@ -26,6 +29,7 @@ _LACK = {
     "gpu": "no CUDA device",
     "tensorboard": "the package tensorboard is not installed",
     "chromium": "neither Chromium nor Chrome is installed",
+    "native": "the decoder in C was not built: install a C compiler and libjpeg-turbo's headers, then distdl",
 }
 
 

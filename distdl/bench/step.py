@@ -50,7 +50,8 @@ def measure(config: Config, world: WorldInfo, n_steps: int, image_shape: Sequenc
     threads = setup.set_threads_and_kernels(config.train, world, is_tree=config.dist.reduction == "tree")
     n_rounds = min(ROUNDS, n_steps)
     steps_per_round = n_steps // n_rounds
-    has_data = config.data.train.shards is None or Path(config.data.train.shards).exists()
+    train = config.data.train
+    has_data = train.dataset is not None or Path(train.source).exists()
     prefix = "distdl-bench-"
     with collectives.joined(world, config.dist.backend, device), tempfile.TemporaryDirectory(prefix=prefix) as folder:
         config = tuned.settled(config, world.world_size // world.local_world_size, world.local_world_size)

@@ -117,7 +117,8 @@ class TaskConfig(Section):
 
 
 class SplitConfig(Section):
-    shards: str | None = key(None, "folder of WebDataset tars, or one tar; or give dataset")
+    shards: str | None = key(None, "folder of WebDataset tars, or one tar; or folder or dataset")
+    folder: str | None = key(None, "a folder per class with image files in it, used as it lies")
     dataset: Annotated[str, _name_in(registry.DATASETS, "dataset")] | None = key(
         None,
         "a dataset of one's own instead of shards: a registered name, or package.module:attribute",
@@ -134,17 +135,18 @@ class SplitConfig(Section):
     @field_validator("dataset")  # not of the model, which is checked only once every key is right by itself
     @classmethod
     def _one_source(cls, dataset: str | None, info: ValidationInfo) -> str | None:
-        shards = info.data.get("shards", "wrong by itself")
-        if dataset is None and shards is None:
-            raise PydanticCustomError("missing", "one of two", {"key": "shards"})
-        if dataset is not None and shards is not None:
-            raise ValueError("give either shards or dataset")
+        given = [dataset, *(info.data.get(name, "wrong by itself") for name in ("shards", "folder"))]
+        n_given = len(given) - given.count(None)
+        if n_given == 0:
+            raise PydanticCustomError("missing", "one of three", {"key": "shards"})
+        if n_given > 1:
+            raise ValueError("give one of shards, folder and dataset")
         return dataset
 
     @property
     def source(self) -> str:
         """What a person would call it: the folder, or the dataset's name."""
-        return self.shards or self.dataset or ""
+        return self.shards or self.folder or self.dataset or ""
 
 
 def _split_or_several(value: Any) -> str:

@@ -17,13 +17,12 @@ import numpy as np
 import torch
 
 from distdl.config.schema import SplitConfig
-from distdl.data import transforms
-from distdl.data.dataset import Dataset
+from distdl.data import cut, transforms
 from distdl.data.image import Pixels
 from distdl.data.labels import LabelSpec
 from distdl.data.order import Rows
 from distdl.data.own import OwnDataset
-from distdl.data.samples import BadSample, Example, ShardSamples
+from distdl.data.samples import BadSample, Example, ShardSamples, Stored
 from distdl.errors import UserError
 
 _ROWS_PER_TASK = 32
@@ -54,7 +53,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Dataset | OwnDataset,
+        dataset: Stored | OwnDataset,
         split: SplitConfig,
         *,
         where: str,
@@ -68,6 +67,7 @@ class Loader:
     ) -> None:
         self.where, self.dataset, self.label = where, dataset, label
         self.transforms, self.normalise = transforms.build(split.transforms, where)
+        self._cut, self._after_cut = cut.leading(self.transforms)
         self._augmentation_seed = augmentation_seed
         self._prefetch, self._policy, self._substitute, self._pin = prefetch, bad_sample, substitute, pin_memory
         self._samples = (
@@ -107,7 +107,7 @@ class Loader:
     def _begin(self, rows: Rows) -> tuple[dict[str, torch.Tensor], list[Future[list[str]]]]:
         n = len(rows)
         tensors = {
-            "image": torch.zeros((n, *self.image_shape), dtype=torch.uint8, pin_memory=self._pin),
+            "image": torch.empty((n, *self.image_shape), dtype=torch.uint8, pin_memory=self._pin),
             "valid": torch.zeros(n, dtype=torch.float32, pin_memory=self._pin),
             "sample_id": torch.from_numpy(rows.sample_id.copy()),
         }
@@ -128,11 +128,12 @@ class Loader:
         for row in range(begin, end):
             epoch, offset, sample_id = int(rows.epoch[row]), int(rows.offset[row]), int(rows.sample_id[row])
             if sample_id < 0:
+                images[row] = 0
                 continue
             for attempt in range(10):
                 try:
                     example = self._samples.example(sample_id)
-                    images[row] = self._transformed(example, epoch, offset, sample_id)
+                    self._write_image(images[row], example, epoch, offset, sample_id)
                     ids[row] = sample_id
                     if rows.valid[row]:
                         valid[row] = 1.0
@@ -149,15 +150,20 @@ class Loader:
                             fix="Repair or repack the shard (`distdl data verify`), or set data.bad_sample: mask.",
                         ) from error
                     if self._policy == "mask" or self._substitute is None or attempt == 9:
+                        images[row] = 0
                         break
                     offset, sample_id = self._substitute(epoch, offset)
         return problems
 
-    def _transformed(self, example: Example, epoch: int, offset: int, sample_id: int) -> Pixels:
-        image = self._with_channels(example)
+    def _write_image(self, out: Pixels, example: Example, epoch: int, offset: int, sample_id: int) -> None:
         key = self._augmentation_seed(epoch, offset, sample_id) if self._augmentation_seed else 0
         draws = transforms.Draws(key)
-        for transform in self.transforms:
+        image = self._cut_out(example, draws, out)
+        after = self._after_cut
+        if image is None:
+            draws = transforms.Draws(key)
+            image, after = self._with_channels(example), self.transforms
+        for transform in after:
             image = transform(image, draws)
         if image.shape != self.image_shape:
             raise UserError(
@@ -166,21 +172,32 @@ class Loader:
                 where=self.where,
                 fix="Add a transform that makes them equal, such as {resize: [32, 32]} or {random_resized_crop: 224}.",
             )
-        return image
+        if image is not out:
+            out[:] = image
+
+    def _cut_out(self, example: Example, draws: transforms.Draws, out: Pixels) -> Pixels | None:
+        """What the leading transforms make of a JPEG, without the rest of it; None where they have to do it."""
+        if self._cut is None or not isinstance(example.image, bytes):
+            return None
+        try:
+            return cut.jpeg(example.image, self._cut, draws, out.shape[2], out)
+        except ValueError as error:
+            raise example.damaged(error) from error
 
     def _with_channels(self, example: Example) -> Pixels:
         """The image with as many channels as normalise has, or else the first image."""
-        channels = example.image.shape[2]
+        image = example.decode()
+        channels = image.shape[2]
         wanted = self._channels or channels
         if channels == 1 and wanted == 3:
-            return np.repeat(example.image, 3, axis=2)
+            return np.repeat(image, 3, axis=2)
         if channels != wanted:
             raise UserError(
                 f"{example.name} has {channels} channels, {wanted} are expected",
                 where=self.where,
                 fix="Give normalise one mean and std per channel of the images (3 turns grey images into RGB).",
             )
-        return example.image
+        return image
 
     def _parse_label(self, example: Example) -> Any:
         assert self.label, "the task asked for labels"

@@ -21,7 +21,14 @@ Pixels = npt.NDArray[np.uint8]
 
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
+_MOST_PIXELS = 178_956_970  # as in Pillow
 _PNG_END = b"IEND\xaeB`\x82"
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises ValueError for more pixels than any photograph has: a few bytes that would fill the memory."""
+    if height * width > _MOST_PIXELS:
+        raise ValueError(f"{height} x {width} pixels; at most {_MOST_PIXELS:,} are decoded")
 
 
 def is_image(extension: str) -> bool:
@@ -40,8 +47,10 @@ def decode_image(data: bytes, extension: str) -> Pixels:
     if data.startswith(_JPEG):
         pixels: Pixels = _decode_jpeg(data)
         return pixels
-    if data.startswith(_PNG) and _PNG_END not in data[-256:]:
-        raise ValueError("truncated PNG")  # some versions of OpenCV return what there is of it
+    if data.startswith(_PNG):
+        if _PNG_END not in data[-256:]:
+            raise ValueError("truncated PNG")  # some versions of OpenCV return what there is of it
+        check_size(*struct.unpack(">II", data[16:24]))
     pixels = _decode_with_opencv(data)
     return pixels
 
@@ -67,12 +76,13 @@ def image_size(data: bytes, extension: str) -> tuple[int, int]:
 
 def _decode_jpeg(data: bytes) -> Any:
     try:
-        _, _, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         # TurboJPEG knows only the usual chroma subsamplings. OpenCV knows all, but may fill a cut-off image with grey.
         if not data.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
             raise ValueError(f"truncated or damaged JPEG: {error}") from None
         return _decode_with_opencv(data)
+    check_size(height, width)
     if colours == "Gray":
         return simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)
     if colours in ("CMYK", "YCCK"):

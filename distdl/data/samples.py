@@ -1,12 +1,15 @@
-"""One sample before its transforms: its pixels and its label, out of the components that a shard's sample has."""
+"""One sample before its transforms: its image and its label, out of the components that a shard's sample has."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from distdl.config.schema import SplitConfig
 from distdl.data.dataset import CorruptSample, Dataset
+from distdl.data.folder import FolderDataset
 from distdl.data.image import IMAGE_EXTENSIONS, Pixels, decode_image, is_image
 from distdl.errors import UserError
+
+Stored = Dataset | FolderDataset
 
 
 class BadSample(Exception):
@@ -16,8 +19,22 @@ class BadSample(Exception):
 @dataclass(slots=True)
 class Example:
     name: str  # "0004 in 000000.tar"
-    image: Pixels  # uint8 (height, width, 1 or 3)
+    image: bytes | Pixels  # of a file, or decoded: uint8 (height, width, 1 or 3)
     label: Any  # a component's bytes, or the value that a dataset of one's own gave; None where none is asked for
+    extension: str = ""  # of the image, where it is bytes
+    file: str = ""  # the same: "0004.jpg in 000000.tar"
+
+    def decode(self) -> Pixels:
+        """uint8 (height, width, 1 or 3). Raises BadSample if it is damaged."""
+        if not isinstance(self.image, bytes):
+            return self.image
+        try:
+            return decode_image(self.image, self.extension)
+        except ValueError as error:
+            raise self.damaged(error) from error
+
+    def damaged(self, error: ValueError) -> BadSample:
+        return BadSample(f"{self.file}: {error}")
 
 
 class ShardSamples:
@@ -26,7 +43,7 @@ class ShardSamples:
     Raises UserError if the first sample lacks one of the two.
     """
 
-    def __init__(self, dataset: Dataset, split: SplitConfig, where: str, label: str | None) -> None:
+    def __init__(self, dataset: Stored, split: SplitConfig, where: str, label: str | None) -> None:
         self._dataset, self._where, self._label = dataset, where, label
         self._images = (split.image,) if split.image else self._find_image_components()
         self._read = (*self._images, label) if label else self._images
@@ -43,11 +60,9 @@ class ShardSamples:
             raise BadSample(f"{name} has no component '{self._images[0]}'")
         if self._label and self._label not in sample.components:
             raise BadSample(f"{name} has no component '{self._label}'")
-        try:
-            image = decode_image(sample.components[extension], extension)
-        except ValueError as error:
-            raise BadSample(f"{sample.key}.{extension} in {sample.shard}: {error}") from error
-        return Example(name, image, sample.components[self._label] if self._label else None)
+        label = sample.components[self._label] if self._label else None
+        file = f"{sample.key}.{extension} in {sample.shard}"
+        return Example(name, sample.components[extension], label, extension, file)
 
     def _find_image_components(self) -> tuple[str, ...]:
         """The first sample's image component; and the other formats, for corpora that mix jpg, jpeg and png."""

@@ -22,6 +22,7 @@ from distdl.config.schema import DataConfig, SplitConfig
 from distdl.data import catalog, labels
 from distdl.data.dataset import CorruptSample, Dataset
 from distdl.data.draws import Float64s, Int64s
+from distdl.data.folder import FolderDataset
 from distdl.data.own import OwnDataset
 from distdl.errors import UserError, did_you_mean
 from distdl.run.folder import write_atomic
@@ -31,14 +32,16 @@ _READERS = 8  # threads: what is waited for is the disk
 _UNREADABLE = -1
 
 
-def weights_of(config: DataConfig, dataset: Dataset | OwnDataset) -> Float64s:
+def weights_of(config: DataConfig, dataset: Dataset | FolderDataset | OwnDataset) -> Float64s:
     """(N,) in the order of sample ids, where sampling is not natural.
 
     Raises UserError for labels that are not class numbers, and for an unfit file.
     """
     if config.sampling != "balanced":
         return _weights_in_file(Path(config.sampling), dataset.n_samples)
-    if isinstance(dataset, OwnDataset):
+    if isinstance(dataset, FolderDataset):
+        found = dataset.labels
+    elif isinstance(dataset, OwnDataset):
         found = np.array([_class(label, f"item {i} of {dataset.path}") for i, label in enumerate(dataset.labels())])
     else:
         found = _kept_labels(dataset, config.train)

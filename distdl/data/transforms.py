@@ -48,11 +48,14 @@ class Resize:
         self.size = _size(size, "resize") if not isinstance(size, int) else size
 
     def __call__(self, image: Image, draws: Draws) -> Image:
+        return _resize(image, *self.target(*image.shape[:2]))
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image of this height and width gets."""
         if isinstance(self.size, tuple):
-            return _resize(image, *self.size)
-        height, width = image.shape[:2]
+            return self.size
         short = min(height, width)
-        return _resize(image, round(height * self.size / short), round(width * self.size / short))
+        return round(height * self.size / short), round(width * self.size / short)
 
 
 class CenterCrop:
@@ -92,10 +95,10 @@ class RandomResizedCrop:
         self.size, self.scale, self.ratio = _size(size, "random_resized_crop"), scale, ratio
 
     def __call__(self, image: Image, draws: Draws) -> Image:
-        top, left, height, width = self._box(image.shape[0], image.shape[1], draws)
+        top, left, height, width = self.box(image.shape[0], image.shape[1], draws)
         return _resize(image[top : top + height, left : left + width], *self.size)
 
-    def _box(self, height: int, width: int, draws: Draws) -> tuple[int, int, int, int]:
+    def box(self, height: int, width: int, draws: Draws) -> tuple[int, int, int, int]:
         for _ in range(10):
             area = height * width * draws.uniform(*self.scale)
             ratio = math.exp(draws.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))

@@ -13,8 +13,10 @@ from distdl.data import labels, sampling
 from distdl.data.dataset import Dataset
 from distdl.data.draws import Float64s
 from distdl.data.engine import Loader
+from distdl.data.folder import FolderDataset
 from distdl.data.order import Plan
 from distdl.data.own import OwnDataset
+from distdl.data.samples import Stored
 from distdl.errors import UserError
 
 
@@ -27,7 +29,7 @@ class LoaderFactory:
         self._workers = config.data.workers or share_of_cores(world)
         self._pin = device.type == "cuda"
 
-    def __call__(self, split: SplitConfig, where: str, dataset: Dataset | OwnDataset, plan: Plan | None) -> Loader:
+    def __call__(self, split: SplitConfig, where: str, dataset: Stored | OwnDataset, plan: Plan | None) -> Loader:
         data = self.config.data
         # A stand-in would count a sample twice in an evaluation: there, substitute means mask.
         policy = "mask" if plan is None and data.bad_sample == "substitute" else data.bad_sample
@@ -53,17 +55,20 @@ class LoaderFactory:
         return loaders
 
 
-def open_dataset(split: SplitConfig, where: str) -> Dataset | OwnDataset:
+def open_dataset(split: SplitConfig, where: str) -> Stored | OwnDataset:
     """Rank 0 first: it writes the missing index files, or downloads, what the others then find."""
-    if split.shards is None:
+    if split.dataset is not None:
         return messages.rank0_first(lambda: OwnDataset.open(split, where))
     try:
+        if split.folder is not None:
+            return messages.rank0_first(lambda: FolderDataset.open(split.source))
         return messages.rank0_first(lambda: Dataset.open(split.source, index_folder=split.index))
     except UserError as error:
-        raise UserError(error.what, where=f"{where}.shards: {error.where or split.shards}", fix=error.fix) from None
+        key = "folder" if split.folder else "shards"
+        raise UserError(error.what, where=f"{where}.{key}: {error.where or split.source}", fix=error.fix) from None
 
 
-def build_plan(config: Config, dataset: Dataset | OwnDataset) -> Plan:
+def build_plan(config: Config, dataset: Stored | OwnDataset) -> Plan:
     """The order of the run's training samples. Raises UserError when no batch can be formed."""
     return Plan(
         dataset.sizes,
@@ -78,7 +83,7 @@ def build_plan(config: Config, dataset: Dataset | OwnDataset) -> Plan:
     )
 
 
-def _shared_weights(config: DataConfig, dataset: Dataset | OwnDataset) -> Float64s | None:
+def _shared_weights(config: DataConfig, dataset: Stored | OwnDataset) -> Float64s | None:
     """Rank 0's, on all workers: they must not differ by a bit."""
     if config.sampling == "natural":
         if config.draws:

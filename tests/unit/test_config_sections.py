@@ -114,9 +114,15 @@ def test_mistakes_in_such_sections_are_told_with_their_lines_and_all_at_once() -
 @pytest.mark.parametrize(
     ("split", "problem"),
     [
-        ("{}", "x.yaml: missing key 'data.train.shards' (folder of WebDataset tars, or one tar; or give dataset)"),
+        (
+            "{}",
+            "x.yaml: missing key 'data.train.shards' (folder of WebDataset tars, or one tar; or folder or dataset)",
+        ),
         ("{shrads: a}", "x.yaml:2: unknown key 'data.train.shrads' - did you mean data.train.shards?"),
-        ("{shards: a, dataset: 'b:c'}", "x.yaml:2: data.train.dataset: give either shards or dataset (got 'b:c')"),
+        (
+            "{shards: a, dataset: 'b:c'}",
+            "x.yaml:2: data.train.dataset: give one of shards, folder and dataset (got 'b:c')",
+        ),
     ],
 )
 def test_a_split_has_one_source_and_other_mistakes_are_told_besides(split: str, problem: str) -> None:

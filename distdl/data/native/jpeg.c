@@ -19,8 +19,8 @@
 #ifndef JCS_EXTENSIONS
 #error "libjpeg-turbo is needed"
 #endif
-#ifdef __SSE2__
-#include <emmintrin.h>
+#ifdef __x86_64__
+#include <immintrin.h>
 #endif
 
 enum { VERSION = 1 }; /* of the arguments below, as in __init__.py */
@@ -36,7 +36,7 @@ typedef struct {
 typedef struct {
     Span *spans;      /* (n_out) */
     int16_t *weights; /* (n_out, stride), those of a span beyond its count are 0 */
-    int stride;       /* even */
+    int stride;       /* the largest count, rounded up to an even number */
     int n_out;
 } Filter;
 
@@ -47,22 +47,29 @@ static int make_filter(Filter *filter, double start, double extent, int end, int
     from = from < 0 ? 0 : from > end - 1 ? end - 1 : from;
     to = to > end ? end : to <= from ? from + 1 : to;
     filter->n_out = n_out;
-    filter->stride = ((int)ceil(reach) * 2 + 3) & ~1;
     filter->spans = malloc(n_out * sizeof(Span));
+    if (!filter->spans) return 0;
+    int most = 0;
+    for (int i = 0; i < n_out; i++) {
+        double centre = start + (i + 0.5) * scale;
+        int first = (int)floor(centre - reach + 0.5), last = (int)floor(centre + reach + 0.5);
+        first = first < from ? from : first > to - 1 ? to - 1 : first;
+        last = last > to ? to : last <= first ? first + 1 : last;
+        filter->spans[i] = (Span){first, last - first};
+        most = last - first > most ? last - first : most;
+    }
+    filter->stride = (most + 1) & ~1;
     filter->weights = calloc((size_t)n_out * filter->stride, sizeof(int16_t));
     double *exact = malloc(filter->stride * sizeof(double));
-    if (!filter->spans || !filter->weights || !exact) {
+    if (!filter->weights || !exact) {
         free(exact);
         return 0;
     }
     for (int i = 0; i < n_out; i++) {
         double centre = start + (i + 0.5) * scale, sum = 0;
-        int first = (int)floor(centre - reach + 0.5), last = (int)floor(centre + reach + 0.5);
-        first = first < from ? from : first > to - 1 ? to - 1 : first;
-        last = last > to ? to : last <= first ? first + 1 : last;
-        int count = last - first;
-        for (int k = 0; k < count; k++) {
-            double weight = 1 - fabs((first + k + 0.5 - centre) / reach);
+        Span span = filter->spans[i];
+        for (int k = 0; k < span.count; k++) {
+            double weight = 1 - fabs((span.first + k + 0.5 - centre) / reach);
             exact[k] = weight > 0 ? weight : 0;
             sum += exact[k];
         }
@@ -70,14 +77,13 @@ static int make_filter(Filter *filter, double start, double extent, int end, int
         int16_t *weights = filter->weights + (size_t)i * filter->stride;
         double so_far = 0;
         int given = 0;
-        for (int k = 0; k < count; k++) {
+        for (int k = 0; k < span.count; k++) {
             so_far += exact[k] / sum;
             int until = (int)floor(so_far * (1 << bits) + 0.5);
             weights[k] = (int16_t)(until - given);
             given = until;
         }
-        weights[count - 1] += (int16_t)((1 << bits) - given);
-        filter->spans[i] = (Span){first, count};
+        weights[span.count - 1] += (int16_t)((1 << bits) - given);
     }
     free(exact);
     return 1;
@@ -106,48 +112,97 @@ static void weigh_rows(uint16_t *sums, uint8_t *const *rows, int n_rows, const i
     }
 }
 
-/* A pixel of the result, its four lanes in four bytes. Each weight counts 1/128 of a sum in `pixels`. */
-static inline uint32_t weigh_columns_of_one(const uint16_t *pixels, const int16_t *weights, int count) {
-    uint32_t packed;
-#ifdef __SSE2__
-    __m128i total = _mm_set1_epi32(1 << (ROW_BITS - 1 + COLUMN_BITS - 1));
-    for (int k = 0; k < count; k += 2) {
-        int32_t pair;
-        memcpy(&pair, weights + k, sizeof pair);
-        __m128i two = _mm_loadu_si128((const __m128i *)(pixels + k * LANES));
-        __m128i by_lane = _mm_unpacklo_epi16(two, _mm_unpackhi_epi64(two, two));
-        total = _mm_add_epi32(total, _mm_madd_epi16(by_lane, _mm_set1_epi32(pair)));
-    }
-    total = _mm_srai_epi32(total, ROW_BITS - 1 + COLUMN_BITS);
-    total = _mm_packs_epi32(total, total);
-    packed = (uint32_t)_mm_cvtsi128_si32(_mm_packus_epi16(total, total));
-#else
-    uint8_t lanes[LANES];
+/* Two rows of the result out of two lines of sums (the same one twice, for a last row that is alone), `channels` (1 or 3)
+   bytes a pixel. The lines have as many more pixels than the spans name as an even number of weights may ask for. */
+typedef struct {
+    uint8_t *out[2];
+    const uint16_t *sums[2];
+} TwoRows;
+
+/* Four bytes are stored where there is room: the fourth is written over by the pixel that follows. */
+static inline void store(uint8_t *out, uint32_t pixel, int channels, int is_last) {
+    if (channels == 1)
+        *out = (uint8_t)pixel;
+    else if (is_last)
+        memcpy(out, &pixel, 3);
+    else
+        memcpy(out, &pixel, 4);
+}
+
+static inline uint32_t one_pixel(const uint16_t *pixels, const int16_t *weights, int count) {
+    uint32_t packed = 0;
     for (int lane = 0; lane < LANES; lane++) {
         int32_t total = 1 << (ROW_BITS - 1 + COLUMN_BITS - 1);
         for (int k = 0; k < count; k++) total += weights[k] * (int32_t)pixels[k * LANES + lane];
-        lanes[lane] = (uint8_t)(total >> (ROW_BITS - 1 + COLUMN_BITS));
+        packed |= (uint32_t)(total >> (ROW_BITS - 1 + COLUMN_BITS)) << (8 * lane);
     }
-    memcpy(&packed, lanes, sizeof packed);
-#endif
     return packed;
 }
 
-/* A row of the result, of `channels` (1 or 3) bytes a pixel. `sums` has one pixel more than the spans name. */
-static void weigh_columns(uint8_t *out, const uint16_t *sums, const Filter *filter, int channels, int flip) {
+static void weigh_columns_anywhere(TwoRows rows, const Filter *filter, int channels, int flip) {
     int last = filter->n_out - 1;
     for (int i = 0; i <= last; i++) {
         int from = flip ? last - i : i;
         const int16_t *weights = filter->weights + (size_t)from * filter->stride;
         Span span = filter->spans[from];
-        uint32_t pixel = weigh_columns_of_one(sums + (size_t)span.first * LANES, weights, span.count);
-        if (channels == 1)
-            memcpy(out + i, &pixel, 1);
-        else if (i < last)
-            memcpy(out + i * 3, &pixel, 4); /* the fourth byte is written over by the next pixel */
-        else
-            memcpy(out + i * 3, &pixel, 3);
+        for (int row = 0; row < 2; row++)
+            store(rows.out[row] + i * channels, one_pixel(rows.sums[row] + span.first * LANES, weights, span.count),
+                  channels, i == last);
     }
+}
+
+#ifdef __x86_64__
+/* The same by AVX2, a row in each half of the registers: two pixels' lanes are put side by side (r r g g b b x x) for an
+   instruction that multiplies pairs and adds them up. `n_pairs` is a constant where it is called. */
+__attribute__((target("avx2"), always_inline)) static inline void
+weigh_pairs(TwoRows rows, const Filter *filter, int n_pairs, int channels, int flip) {
+    const __m256i by_lane = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
+    int last = filter->n_out - 1;
+    for (int i = 0; i <= last; i++) {
+        int from = flip ? last - i : i;
+        const int16_t *weights = filter->weights + (size_t)from * filter->stride;
+        size_t first = (size_t)filter->spans[from].first * LANES;
+        __m256i total = _mm256_set1_epi32(1 << (ROW_BITS - 1 + COLUMN_BITS - 1));
+        for (int k = 0; k < n_pairs; k++) {
+            int32_t pair;
+            memcpy(&pair, weights + 2 * k, sizeof pair);
+            const __m128i *above = (const __m128i *)(rows.sums[0] + first + 2 * k * LANES);
+            const __m128i *below = (const __m128i *)(rows.sums[1] + first + 2 * k * LANES);
+            __m256i two = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(above)), _mm_loadu_si128(below), 1);
+            two = _mm256_madd_epi16(_mm256_shuffle_epi8(two, by_lane), _mm256_set1_epi32(pair));
+            total = _mm256_add_epi32(total, two);
+        }
+        total = _mm256_srai_epi32(total, ROW_BITS - 1 + COLUMN_BITS);
+        total = _mm256_packs_epi32(total, total);
+        total = _mm256_packus_epi16(total, total);
+        uint32_t above = (uint32_t)_mm_cvtsi128_si32(_mm256_castsi256_si128(total));
+        uint32_t below = (uint32_t)_mm_cvtsi128_si32(_mm256_extracti128_si256(total, 1));
+        store(rows.out[0] + i * channels, above, channels, i == last);
+        store(rows.out[1] + i * channels, below, channels, i == last);
+    }
+}
+
+__attribute__((target("avx2"))) static void
+weigh_columns_by_avx2(TwoRows rows, const Filter *filter, int channels, int flip) {
+    if (channels == 3 && filter->stride == 2)
+        weigh_pairs(rows, filter, 1, 3, flip);
+    else if (channels == 3 && filter->stride == 4)
+        weigh_pairs(rows, filter, 2, 3, flip);
+    else if (channels == 3 && filter->stride == 6)
+        weigh_pairs(rows, filter, 3, 3, flip);
+    else
+        weigh_pairs(rows, filter, filter->stride / 2, channels, flip);
+}
+#endif
+
+static void weigh_columns(TwoRows rows, const Filter *filter, int channels, int flip) {
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx2")) {
+        weigh_columns_by_avx2(rows, filter, channels, flip);
+        return;
+    }
+#endif
+    weigh_columns_anywhere(rows, filter, channels, flip);
 }
 
 /* --- libjpeg's errors --- */
@@ -255,18 +310,16 @@ int distdl_jpeg_resized(const uint8_t *data, size_t size, double top, double lef
         jpeg_crop_scanline(&jpeg, &x, &n_columns); /* moves x to the left, to the edge of a block */
     for (int i = 0; i < out_width; i++) columns.spans[i].first -= (int)x;
 
-    int most = 0;
-    for (int i = 0; i < out_height; i++) most = rows.spans[i].count > most ? rows.spans[i].count : most;
-    int n_values = (until - (int)x) * LANES;
+    int most = rows.stride;
+    int n_values = (until - (int)x) * LANES, padding = columns.stride * LANES;
     size_t line_bytes = (size_t)n_columns * LANES;
     lines = malloc(line_bytes * most);
-    sums = malloc((n_values + 2 * LANES) * sizeof(uint16_t));
+    sums = calloc(2 * (size_t)(n_values + padding), sizeof(uint16_t));
     window = malloc(most * sizeof(uint8_t *));
     if (!lines || !sums || !window) {
         result = NO_MEMORY;
         goto end;
     }
-    memset(sums + n_values, 0, 2 * LANES * sizeof(uint16_t));
     int read = rows.spans[0].first; /* lines before this one are past */
     if (read > 0) jpeg_skip_scanlines(&jpeg, read);
     for (int i = 0; i < out_height; i++) {
@@ -276,8 +329,13 @@ int distdl_jpeg_resized(const uint8_t *data, size_t size, double top, double lef
             jpeg_read_scanlines(&jpeg, &line, 1);
         }
         for (int k = 0; k < span.count; k++) window[k] = lines + line_bytes * ((span.first + k) % most);
-        weigh_rows(sums, window, span.count, rows.weights + (size_t)i * rows.stride, n_values);
-        weigh_columns(out + i * out_stride, sums, &columns, channels, flip);
+        uint16_t *mine = sums + (i & 1) * (size_t)(n_values + padding);
+        weigh_rows(mine, window, span.count, rows.weights + (size_t)i * rows.stride, n_values);
+        if (i & 1 || i == out_height - 1) {
+            int above = i & 1 ? i - 1 : i;
+            TwoRows two = {{out + above * out_stride, out + i * out_stride}, {i & 1 ? sums : mine, mine}};
+            weigh_columns(two, &columns, channels, flip);
+        }
     }
     result = DONE;
 end:

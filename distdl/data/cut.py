@@ -132,20 +132,21 @@ def _by_simplejpeg(data: bytes, shape: tuple[int, int, int], box: Box, out: Pixe
         min_width=math.ceil(shape[1] / shrink),
         strict=True,
     )
-    top, left, height, width = (each / shrink for each in box.corners)
-    resized = _resized(pixels, top, left, height, width, box.size)
-    out[:] = (resized if resized.ndim == 3 else resized[:, :, None])[:, :: -1 if box.flip else 1]
+    resized = _resized(pixels, box, shrink)
+    if box.flip:
+        resized = cv2.flip(resized, 1)  # many times as fast as a copy backwards
+    out[:] = resized if resized.ndim == 3 else resized[:, :, None]
     return out
 
 
-def _resized(pixels: Pixels, top: float, left: float, height: float, width: float, size: tuple[int, int]) -> Any:
-    is_far = height >= 2 * size[0] or width >= 2 * size[1]
+def _resized(pixels: Pixels, box: Box, shrink: int) -> Any:
+    top, left, height, width = (each / shrink for each in box.corners)
+    is_far = height >= 2 * box.size[0] or width >= 2 * box.size[1]
     if is_far or all(float(each).is_integer() for each in (top, left, height, width)):
         y, x = round(top), round(left)
         part = pixels[y : max(y + 1, round(top + height)), x : max(x + 1, round(left + width))]
-        method = cv2.INTER_AREA if is_far else cv2.INTER_LINEAR
-        return cv2.resize(part, (size[1], size[0]), interpolation=method)
-    down, across = height / size[0], width / size[1]
+        return cv2.resize(part, box.size[::-1], interpolation=cv2.INTER_AREA if is_far else cv2.INTER_LINEAR)
+    down, across = height / box.size[0], width / box.size[1]
     from_out = np.array([[across, 0, left + across / 2 - 0.5], [0, down, top + down / 2 - 0.5]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(pixels, from_out, (size[1], size[0]), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(pixels, from_out, box.size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)

@@ -65,3 +65,26 @@ def test_photographs_of_all_sizes(place, real_data):
     assert place.rows("run", "eval")[-1]["count"] == 40
     final = json.loads((place.path / "runs/run/final.json").read_text())
     assert final["samples"] == 100 and final["bad_samples"] == 0
+
+
+def test_a_folder_of_photographs_as_it_lies(place, real_data):
+    normalise = {"normalise": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}
+    source = real_data / "hymenoptera"
+    config = place.config(
+        model={"name": "resnet18", "args": {"classes": 2}},
+        data__train={"folder": str(source / "train"), "transforms": [{"random_resized_crop": 64}, "flip", normalise]},
+        data__eval={"folder": str(source / "val"), "transforms": [{"resize": 72}, {"center_crop": 64}, normalise]},
+        data__sampling="balanced",
+        train={"global_batch": 20, "steps": 6, "log_every": 1, "eval_batch": 20, "stop_after": None},
+        checkpoint={"every": 3},
+    )
+    cache = {"XDG_CACHE_HOME": str(place.path / "cache")}
+    whole = place.run("train", config, "--name", "whole", "--nproc", 2, deadline=200, **cache)
+    assert whole.code == 0, whole.output
+    assert place.rows("whole", "eval")[-1]["count"] == 40
+
+    assert place.run("train", config, "--name", "parts", "--nproc", 2, "train.steps=3", deadline=200, **cache).code == 0
+    resumed = place.run("train", config, "--name", "parts", "--nproc", 2, "--resume", deadline=200, **cache)
+
+    assert resumed.code == 0, resumed.output
+    assert place.hash("parts") == place.hash("whole")

@@ -44,10 +44,8 @@ def _annotated(folder: Path, classes: list[str]) -> list[ImageFile]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read it: {error}", where=str(path)) from error
     for number, line in enumerate(lines, 1):
-        name, _, rest = line.partition("\t")
-        wnid = rest.partition("\t")[0]
-        if not rest or name != Path(name).name or name in files or wnid not in numbers:
-            reason = "comes twice" if name in files else f"'{wnid}' is no folder of train" if rest else "has no class"
+        name, wnid, *_ = [*line.split("\t"), ""]
+        if reason := _what_is_wrong(name, wnid, name in files, wnid in numbers):
             raise UserError(f"'{name[:40]}' {reason}", where=f"{path}:{number}")
         files[name] = ImageFile(folder / "images" / name, f"{wnid}/{name}", numbers[wnid])
     there = {entry.name for entry in (folder / "images").iterdir() if entry.suffix.lower() in IMAGE_FILES}
@@ -55,3 +53,13 @@ def _annotated(folder: Path, classes: list[str]) -> list[ImageFile]:
         what = "is missing" if different[0] in files else f"is not in {_ANNOTATIONS}"
         raise UserError(f"{different[0]} {what}", where=str(folder), fix="Unpack the archive again.")
     return list(files.values())
+
+
+def _what_is_wrong(name: str, wnid: str, is_known: bool, is_class: bool) -> str:
+    if name != Path(name).name:
+        return "is no file's name"
+    if is_known:
+        return "comes twice"
+    if not wnid:
+        return "has no class"
+    return "" if is_class else f"'{wnid}' is no folder of train"

@@ -3,7 +3,7 @@
 It is a valid wids-shard-index-v1 (github.com/webdataset/webdataset), so that wids opens it: `shardlist` has `url`,
 `nsamples`, `filesize` and `md5sum`. Ours are, per shard, `index` and `xxh3` (xxh3-128 of the tar), and at the top
 `kind`, `classes`, `created_by` and `checksum`: xxh3-128 of the file's bytes with these 32 digits as zeros. A shard has
-the keys of samples that its index leaves out under `excluded`; `nsamples` counts what is left.
+the keys of samples that its index leaves out under `excluded`; `nsamples` counts them too, since wids reads the tars.
 """
 
 import json
@@ -56,7 +56,7 @@ def write(descriptor: Descriptor, folder: Path, tars_in: Path | None = None) -> 
             {
                 "url": str(tars_in.resolve() / shard.name) if tars_in else shard.name,
                 "md5sum": shard.md5,
-                "nsamples": shard.n_samples,
+                "nsamples": shard.n_samples + len(shard.excluded),
                 "filesize": shard.size_bytes,
                 "index": shard.index,
                 "xxh3": shard.xxh3,
@@ -122,22 +122,24 @@ def _descriptor(value: dict[str, Any]) -> Descriptor | None:
             kind=str(value["kind"]),
             classes=_names(value["classes"]),
             created_by=str(value["created_by"]),
-            # Only the last part of a path is used: shards and indexes lie where the folder is, wherever that is now.
-            shards=[
-                ShardEntry(
-                    name=Path(shard["url"]).name,
-                    n_samples=_count(shard["nsamples"]),
-                    size_bytes=_count(shard["filesize"]),
-                    md5=str(shard["md5sum"]),
-                    xxh3=str(shard["xxh3"]),
-                    index=Path(shard["index"]).name,
-                    excluded=tuple(_names(shard.get("excluded", [])) or ()),
-                )
-                for shard in value["shardlist"]
-            ],
+            shards=[_entry(shard) for shard in value["shardlist"]],
         )
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _entry(shard: dict[str, Any]) -> ShardEntry:
+    """Only the last part of a path is used: shards and indexes lie where the folder is, wherever that is now."""
+    excluded = tuple(_names(shard.get("excluded", [])) or ())
+    return ShardEntry(
+        name=Path(shard["url"]).name,
+        n_samples=_count(_count(shard["nsamples"]) - len(excluded)),
+        size_bytes=_count(shard["filesize"]),
+        md5=str(shard["md5sum"]),
+        xxh3=str(shard["xxh3"]),
+        index=Path(shard["index"]).name,
+        excluded=excluded,
+    )
 
 
 def _count(value: Any) -> int:

@@ -96,7 +96,7 @@ def check_counts(listing: Listing, shards: Sequence[ShardEntry]) -> None:
     listed = {tar.path.name: tar.n_samples for tar in listing.tars}
     for shard in shards:
         n_samples = shard.n_samples + len(shard.excluded)
-        if listed[shard.name] not in (None, n_samples, shard.n_samples):
+        if listed[shard.name] not in (None, n_samples):
             raise UserError(
                 f"{shard.name} holds {n_samples} samples, but {listed[shard.name]} are listed", where=listing.where
             )

@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -63,6 +65,29 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(
     pack("imagefolder", src, tmp_path / "out", say=silent, shard_bytes=SHARD_BYTES, workers=workers)
 
     assert files(tmp_path / "out") == unbroken
+
+
+class Meeting(Sequence[RawSample]):
+    """Two samples that can only be made at the same time."""
+
+    def __init__(self) -> None:
+        self.both = threading.Barrier(2)
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, i: Any) -> Any:
+        if i in (0, 8):
+            self.both.wait(timeout=60)
+        return {"__key__": f"{i}", "txt": "t"}
+
+
+def test_samples_are_made_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(packing.KINDS, "meeting", lambda src: Corpus(None, {"train": Meeting()}))
+
+    pack("meeting", None, tmp_path / "out", say=silent, workers=2)
+
+    assert (tmp_path / "out/train/000000.tar").exists()
 
 
 KILLS_ITSELF = """

@@ -17,6 +17,8 @@ from distdl.errors import UserError
 
 DEFAULT_QUALITY = 95
 
+cv2.setNumThreads(0)  # the packing threads share the cores
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Smaller:

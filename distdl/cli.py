@@ -194,6 +194,14 @@ def average(arguments: Arguments) -> int:
 # --- configs, networks, data ---
 
 
+def explain(arguments: Arguments) -> int:
+    from distdl.trainer.explain import explain as explain_row
+
+    place = {"step": arguments.step, "rank": arguments.rank, "row": arguments.row}
+    print(explain_row(arguments.run, **place, world_size=arguments.world_size))
+    return EXIT_DONE
+
+
 def config_show(arguments: Arguments) -> int:
     from distdl.config import load, show
 
@@ -317,6 +325,13 @@ def _add_data(commands: Any) -> None:
     from distdl.data.commands import add_arguments  # knows the kinds of source; numpy comes only with the commands
 
     add_arguments(lambda name, run, text: _add(data, name, run, text))
+    command = _add(data, "explain", explain, "which sample stood in a row of a batch, and where it lies")
+    command.add_argument("run", metavar="RUN", help="run folder or name")
+    command.add_argument("--step", type=int, required=True, metavar="S", help="as in metrics.jsonl: the first is 1")
+    command.add_argument("--rank", type=int, required=True, metavar="R", help="the worker, from 0 on")
+    command.add_argument("--row", type=int, required=True, metavar="I", help="of the worker's rows, from 0 on")
+    command.add_argument("--world-size", type=int, metavar="W", help="workers (default: those of the last start)")
+    _trust_plugins(command)
 
 
 def _add_bench(commands: Any) -> None:

@@ -6,6 +6,7 @@ tar), so most of this file is what is said then.
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Shard:
     n_samples: int
     size_bytes: int
     xxh3: str  # xxh3-128 of the tar
+    excluded: Sequence[str] = ()  # keys of samples in the tar that the index leaves out
 
 
 def find_tars(path: Path) -> list[Path]:
@@ -90,7 +92,16 @@ def listed_shards(path: Path, tars: list[Path], folders: list[Path]) -> tuple[li
                 what = f"{tar} has {size} bytes, but it had {entry.size_bytes} when it was indexed"
                 raise UserError(what, where=where, fix=f"Copy the shard again, or if it was changed: {again}.")
             index_path = folder / entry.index
-            shards.append(Shard(tar=tar, index=index_path, n_samples=entry.n_samples, size_bytes=size, xxh3=entry.xxh3))
+            shards.append(
+                Shard(
+                    tar=tar,
+                    index=index_path,
+                    n_samples=entry.n_samples,
+                    size_bytes=size,
+                    xxh3=entry.xxh3,
+                    excluded=entry.excluded,
+                )
+            )
         return shards, listed.classes
     return None
 

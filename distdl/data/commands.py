@@ -3,8 +3,12 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distdl.errors import EXIT_DONE, UserError
+
+if TYPE_CHECKING:
+    from distdl.data.packing.smaller import Smaller
 
 Arguments = argparse.Namespace
 Add = Callable[[str, Callable[[Arguments], int], str], argparse.ArgumentParser]
@@ -15,15 +19,32 @@ PROBLEMS_FOUND = 1
 def add_arguments(add: Add) -> None:
     """`add(name, run, text)` makes the parser of one command."""
     command = add("pack", pack, "turn a corpus into WebDataset shards: DST/train, DST/test ...")
-    command.add_argument("kind", metavar="KIND", help="digits, idx, imagefolder or table")
+    command.add_argument(
+        "kind", metavar="KIND", help="imagenet, tiny-imagenet, cifar, idx, imagefolder, table or digits"
+    )
     command.add_argument("folders", nargs="+", metavar="[SRC] DST", help="digits needs no SRC", type=Path)
     command.add_argument(
         "--holdout", type=float, help="imagefolder or table without splits: the share that becomes test"
     )
-    command.add_argument("--shard-mb", type=float, help="size of a shard in MB")
+    command.add_argument("--val-labels", metavar="FILE", help="imagenet: the classes of the validation images")
+    command.add_argument("--labels", choices=("fine", "coarse"), help="cifar: those of CIFAR-100")
+    command.add_argument("--shard-mb", type=float, help="largest size of a shard in MB")
+    side = command.add_mutually_exclusive_group()
+    side.add_argument("--long-side", type=int, metavar="N", help="make images whose long side is larger smaller")
+    side.add_argument("--short-side", type=int, metavar="N", help="make images whose short side is larger smaller")
+    command.add_argument("--quality", type=int, metavar="Q", help="JPEG quality of those made smaller (default: 95)")
+    command.add_argument("--workers", type=int, metavar="N", help="threads (default: one per core)")
 
     command = add("index", index, "index plain tars, so that they are read by offset")
-    command.add_argument("shards", metavar="DST", type=Path, help="folder of tars, or one tar")
+    command.add_argument("shards", metavar="DST", type=Path, help="folder of tars, one tar, or a wids listing (.json)")
+    command.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE.jsonl",
+        help="leave out the samples that it names, such as a run's quarantine.jsonl",
+    )
     command.add_argument("--to", type=Path, metavar="FOLDER", help="where the shards' own folder can't be written")
 
     command = add("verify", verify, "check every byte: checksums, images, labels")
@@ -42,18 +63,39 @@ def pack(arguments: Arguments) -> int:
     *sources, destination = arguments.folders
     if len(sources) > 1:
         raise UserError(f"one source and one destination are expected (got {len(arguments.folders)} folders)")
-    options = {} if arguments.holdout is None else {"holdout": arguments.holdout}
+    named = {name: getattr(arguments, name) for name in ("holdout", "val_labels", "labels")}
+    options = {name: value for name, value in named.items() if value is not None}
     if arguments.shard_mb is not None:
         if arguments.shard_mb <= 0:
             raise UserError("a shard is larger than 0 MB", where="command line --shard-mb")
         options["shard_bytes"] = int(arguments.shard_mb * 1e6)
-    return packing.pack(arguments.kind, sources[0] if sources else None, destination, **options)
+    return packing.pack(
+        arguments.kind,
+        sources[0] if sources else None,
+        destination,
+        workers=arguments.workers,
+        smaller=_smaller(arguments),
+        **options,
+    )
+
+
+def _smaller(arguments: Arguments) -> "Smaller | None":
+    from distdl.data.packing.smaller import DEFAULT_QUALITY, Smaller
+
+    if arguments.long_side is None and arguments.short_side is None:
+        if arguments.quality is not None:
+            raise UserError(
+                "images are copied as they are", where="command line --quality", fix="Add --long-side or --short-side."
+            )
+        return None
+    quality = DEFAULT_QUALITY if arguments.quality is None else arguments.quality
+    return Smaller(long_side=arguments.long_side, short_side=arguments.short_side, quality=quality)
 
 
 def index(arguments: Arguments) -> int:
     from distdl.data.shards import index_folder
 
-    return index_folder(arguments.shards, arguments.to)
+    return index_folder(arguments.shards, arguments.to, excluded_by=arguments.exclude)
 
 
 def verify(arguments: Arguments) -> int:

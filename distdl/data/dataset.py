@@ -217,5 +217,7 @@ def _identity(shards: list[Shard]) -> str:
     """xxh3-128 over the names, counts and contents of the shards in their order: the same wherever the folder lies."""
     digest = xxhash.xxh3_128()
     for shard in shards:
-        digest.update(f"{shard.tar.name}\0{shard.n_samples}\0{shard.xxh3}\0".encode("utf-8", "surrogateescape"))
+        excluded = "".join(f"{key}\0" for key in shard.excluded)
+        text = f"{shard.tar.name}\0{shard.n_samples}\0{shard.xxh3}\0{excluded}"
+        digest.update(text.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -2,7 +2,8 @@
 
 It is a valid wids-shard-index-v1 (github.com/webdataset/webdataset), so that wids opens it: `shardlist` has `url`,
 `nsamples`, `filesize` and `md5sum`. Ours are, per shard, `index` and `xxh3` (xxh3-128 of the tar), and at the top
-`kind`, `classes`, `created_by` and `checksum`: xxh3-128 of the file's bytes with these 32 digits as zeros.
+`kind`, `classes`, `created_by` and `checksum`: xxh3-128 of the file's bytes with these 32 digits as zeros. A shard has
+the keys of samples that its index leaves out under `excluded`; `nsamples` counts them too, since wids reads the tars.
 """
 
 import json
@@ -30,6 +31,7 @@ class ShardEntry:
     md5: str
     xxh3: str  # xxh3-128 of the whole tar, hexadecimal
     index: str  # file name of the index
+    excluded: Sequence[str] = ()  # keys of samples in the tar that the index leaves out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +56,11 @@ def write(descriptor: Descriptor, folder: Path, tars_in: Path | None = None) -> 
             {
                 "url": str(tars_in.resolve() / shard.name) if tars_in else shard.name,
                 "md5sum": shard.md5,
-                "nsamples": shard.n_samples,
+                "nsamples": shard.n_samples + len(shard.excluded),
                 "filesize": shard.size_bytes,
                 "index": shard.index,
                 "xxh3": shard.xxh3,
+                **({"excluded": list(shard.excluded)} if shard.excluded else {}),
             }
             for shard in descriptor.shards
         ],
@@ -117,23 +120,26 @@ def _descriptor(value: dict[str, Any]) -> Descriptor | None:
         return Descriptor(
             name=str(value["name"]),
             kind=str(value["kind"]),
-            classes=_classes(value["classes"]),
+            classes=_names(value["classes"]),
             created_by=str(value["created_by"]),
-            # Only the last part of a path is used: shards and indexes lie where the folder is, wherever that is now.
-            shards=[
-                ShardEntry(
-                    name=Path(shard["url"]).name,
-                    n_samples=_count(shard["nsamples"]),
-                    size_bytes=_count(shard["filesize"]),
-                    md5=str(shard["md5sum"]),
-                    xxh3=str(shard["xxh3"]),
-                    index=Path(shard["index"]).name,
-                )
-                for shard in value["shardlist"]
-            ],
+            shards=[_entry(shard) for shard in value["shardlist"]],
         )
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _entry(shard: dict[str, Any]) -> ShardEntry:
+    """Only the last part of a path is used: shards and indexes lie where the folder is, wherever that is now."""
+    excluded = tuple(_names(shard.get("excluded", [])) or ())
+    return ShardEntry(
+        name=Path(shard["url"]).name,
+        n_samples=_count(_count(shard["nsamples"]) - len(excluded)),
+        size_bytes=_count(shard["filesize"]),
+        md5=str(shard["md5sum"]),
+        xxh3=str(shard["xxh3"]),
+        index=Path(shard["index"]).name,
+        excluded=excluded,
+    )
 
 
 def _count(value: Any) -> int:
@@ -142,7 +148,7 @@ def _count(value: Any) -> int:
     return value
 
 
-def _classes(value: Any) -> list[str] | None:
+def _names(value: Any) -> list[str] | None:
     if value is None:
         return None
     if not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):

@@ -17,6 +17,7 @@ import itertools
 import mmap
 import re
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +49,15 @@ class Component:
 class ShardIndex:
     """The samples of one tar. `buffer` holds the index file's bytes: mapped from disk, or just built."""
 
-    def __init__(self, buffer: bytes | mmap.mmap, where: str, ignored: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        buffer: bytes | mmap.mmap,
+        where: str,
+        ignored: tuple[str, ...] = (),
+        excluded: tuple[str, ...] = (),
+    ) -> None:
         """Raises UserError, naming `where`, for a buffer that is not a whole and consistent index."""
-        self.buffer, self.ignored = buffer, ignored
+        self.buffer, self.ignored, self.excluded = buffer, ignored, excluded
         self._map(where)
 
     def _map(self, where: str) -> None:
@@ -118,14 +125,16 @@ class ShardIndex:
             raise IndexError(f"row {row} of a shard with {self.n_samples} samples")
 
 
-def build(tar: Path) -> ShardIndex:
+def build(tar: Path, excluded: Collection[str] = ()) -> ShardIndex:
     """Indexes a plain WebDataset tar in one pass. `ignored` names its links, devices and the like.
+
+    Samples whose key is in `excluded` are left out; those that there were are in the index's own `excluded`.
 
     Raises UserError for what is not a whole, plain tar; for a key or a component that comes twice; and for an absolute
     name or one with `..`.
     """
     whole = xxhash.xxh3_128()
-    builder = _Builder(tar)
+    builder = _Builder(tar, frozenset(excluded))
     tar_size = 0
     try:
         for member in tars.members(tar, whole):
@@ -133,7 +142,8 @@ def build(tar: Path) -> ShardIndex:
         tar_size = tar.stat().st_size
     except OSError as error:
         raise UserError(f"can't read this tar: {error.strerror}", where=str(tar)) from error
-    return ShardIndex(builder.encode(tar_size, whole.digest()), str(tar), tuple(builder.ignored))
+    file = builder.encode(tar_size, whole.digest())
+    return ShardIndex(file, str(tar), tuple(builder.ignored), tuple(dict.fromkeys(builder.left_out)))
 
 
 def write(index: ShardIndex, path: Path) -> None:
@@ -170,9 +180,10 @@ def split_name(name: str) -> tuple[str, str] | None:
 class _Builder:
     """Gathers the columns of an index while the members of a tar go by."""
 
-    def __init__(self, tar: Path) -> None:
-        self.tar = tar
+    def __init__(self, tar: Path, excluded: frozenset[str] = frozenset()) -> None:
+        self.tar, self.excluded = tar, excluded
         self.ignored: list[str] = []
+        self.left_out: list[str] = []  # keys, once for each component
         self.keys: dict[str, int] = {}  # key -> its first component
         self.key = ""
         self.in_sample: set[str] = set()
@@ -183,12 +194,15 @@ class _Builder:
         if not member.regular:
             self.ignored.append(member.name)
             return
-        if member.name.startswith("/") or ".." in member.name.split("/"):
+        if tars.leads_outside(member.name):
             raise self.error(f"member '{member.name}' points outside the archive", "Write the tar with relative names.")
         key_and_extension = split_name(member.name)
         if key_and_extension is None:
             return
         key, extension = key_and_extension
+        if key in self.excluded:
+            self.left_out.append(key)
+            return
         if key != self.key or not self.keys:
             if key in self.keys:
                 raise self.error(

@@ -4,6 +4,7 @@ verify reads every byte. Shards are compared with the checksums in their indexes
 images are decoded and labels compared with the list of classes; whatever is wrong is named by shard, key and component.
 """
 
+import hashlib
 import itertools
 import os
 import time
@@ -20,7 +21,7 @@ import xxhash
 
 from distdl.data import catalog, descriptor, index, labels
 from distdl.data.dataset import CorruptSample, Dataset, Sample, read_component
-from distdl.data.descriptor import Descriptor
+from distdl.data.descriptor import Descriptor, ShardEntry
 from distdl.data.image import decode_image, image_size, is_image
 from distdl.data.index import Component, ShardIndex
 from distdl.data.shards import counted
@@ -78,11 +79,11 @@ def verify(path: str | Path, index_folder: str | Path | None = None) -> Report:
     report = Report(str(path), n_shards=len(tars))
     listed = _verify_descriptor(path, tars, folders, report)
     classes = listed.classes if listed else None
-    checksums = {entry.name: entry.xxh3 for entry in listed.shards} if listed else {}
+    entries = {entry.name: entry for entry in listed.shards} if listed else {}
     n_listed = sum(entry.n_samples for entry in listed.shards) if listed else None
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, progress("verifying", n_listed) as advance:
         for tar in tars:
-            shard_index = _verify_shard(tar, folders, checksums.get(tar.name), report)
+            shard_index = _verify_shard(tar, folders, entries.get(tar.name), report)
             if shard_index is not None:
                 report.n_samples += shard_index.n_samples
                 report.problems += _verify_samples(tar, shard_index, classes, pool, advance)
@@ -104,13 +105,13 @@ def _verify_descriptor(path: Path, tars: list[Path], folders: list[Path], report
     return None
 
 
-def _verify_shard(tar: Path, folders: list[Path], listed_xxh3: str | None, report: Report) -> ShardIndex | None:
+def _verify_shard(tar: Path, folders: list[Path], listed: ShardEntry | None, report: Report) -> ShardIndex | None:
     """The whole file against its checksums. Returns its index: a new one where there is none or it is damaged."""
-    size, xxh3 = _hash_file(tar)
+    size, xxh3, md5 = _hash_file(tar)
     report.n_bytes += size
     path = next((path for folder in folders if (path := catalog.index_path(tar, folder)).exists()), None)
     shard_index = None
-    if path is None and listed_xxh3 is not None:
+    if path is None and listed is not None:
         report.problems.append(Problem(shard=tar.name, reason=f"its index {tar.name}{index.SUFFIX} is missing"))
     elif path is None:
         report.notes.append(f"{tar.name} has no index, so its data can't be compared with a checksum")
@@ -119,7 +120,9 @@ def _verify_shard(tar: Path, folders: list[Path], listed_xxh3: str | None, repor
             shard_index = index.read(path)
         except UserError as error:
             report.problems.append(Problem(shard=path.name, reason=error.what))
-    expected = {xxh3_of for xxh3_of in (listed_xxh3, shard_index.tar_xxh3 if shard_index else None) if xxh3_of}
+    expected = {
+        entry_xxh3 for entry_xxh3 in (listed and listed.xxh3, shard_index and shard_index.tar_xxh3) if entry_xxh3
+    }
     if expected - {xxh3}:
         reason = (
             f"the file is not what was indexed: its xxh3-128 is {xxh3}, recorded is {' and '.join(sorted(expected))}"
@@ -127,6 +130,14 @@ def _verify_shard(tar: Path, folders: list[Path], listed_xxh3: str | None, repor
         if shard_index and shard_index.tar_size != size:
             reason = f"the file has {size} bytes; when it was indexed it had {shard_index.tar_size}"
         report.problems.append(Problem(shard=tar.name, reason=reason))
+    elif listed and listed.md5 != md5:
+        reason = f"its md5, by which wids knows it, is {md5}; {descriptor.FILE_NAME} has {listed.md5}"
+        report.problems.append(Problem(shard=tar.name, reason=reason))
+    if listed and shard_index and shard_index.n_samples != listed.n_samples:
+        reason = f"it has {shard_index.n_samples} samples; {descriptor.FILE_NAME} has {listed.n_samples}"
+        report.problems.append(Problem(shard=f"{tar.name}{index.SUFFIX}", reason=reason))
+    if listed and listed.excluded:
+        report.notes.append(f"{tar.name}: {counted(len(listed.excluded), 'sample')} left out on purpose, not looked at")
     if shard_index is None:
         try:
             shard_index = index.build(tar)
@@ -140,6 +151,7 @@ def _verify_samples(
 ) -> Iterator[Problem]:
     """Every component against its checksum; images are decoded, labels compared with the classes."""
     labelled = LABEL in shard_index.extensions
+    pictured = any(map(is_image, shard_index.extensions))
     file = os.open(tar, os.O_RDONLY)
     try:
 
@@ -154,6 +166,8 @@ def _verify_samples(
                 found.append(
                     Problem(shard=tar.name, key=key, component=LABEL, reason="is missing; other samples have it")
                 )
+            if pictured and not any(map(is_image, components)):
+                found.append(Problem(shard=tar.name, key=key, reason="has no image; other samples have one"))
             return found
 
         for found in pool.map(check, range(shard_index.n_samples)):
@@ -180,14 +194,15 @@ def _what_is_wrong(file: int, extension: str, component: Component, classes: lis
     return "" if 0 <= label < len(classes) else f"is the label {label}, but there are {len(classes)} classes"
 
 
-def _hash_file(path: Path) -> tuple[int, str]:
-    """(size in bytes, xxh3-128) of a file."""
-    digest, size = xxhash.xxh3_128(), 0
+def _hash_file(path: Path) -> tuple[int, str, str]:
+    """(size in bytes, xxh3-128, md5) of a file."""
+    digest, md5, size = xxhash.xxh3_128(), hashlib.md5(usedforsecurity=False), 0
     with path.open("rb") as file:
         while chunk := file.read(4 << 20):
             digest.update(chunk)
+            md5.update(chunk)
             size += len(chunk)
-    return size, digest.hexdigest()
+    return size, digest.hexdigest(), md5.hexdigest()
 
 
 def show(path: str | Path, *, sheet: str | Path | None = None, index_folder: str | Path | None = None) -> str:

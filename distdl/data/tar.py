@@ -3,7 +3,7 @@
 A tar is a row of members: a 512-byte header, then the data padded to 512. Long names, and sizes above 8 GiB, come in
 extra headers before the member: GNU's (type L) or PAX records (types x and g). Headers are parsed by tarfile; walking
 is done here because tarfile takes several times as long, and takes an archive that is cut off between two members for
-a whole one.
+a whole one. Packing needs only the headers, also those of a tar inside of a tar: `headers` skips what is in between.
 """
 
 import os
@@ -22,13 +22,14 @@ BLOCK = 512
 _PAX_TYPES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _LARGEST_EXTRA_HEADER = 1 << 20  # a name of a megabyte is damage, not a name
 _CHUNK = 4 << 20
+_HEADERS_BUFFER = 8 * BLOCK  # bytes read for a header whose data is skipped
 _PAX_RECORD = re.compile(rb"(\d{1,9}) ")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of a tar. `offset` and `size` (bytes) are of its data in the tar; `xxh3` is xxh3-64 of the data."""
+    """A member of a tar. `offset` and `size` (bytes) are of its data in the file; `xxh3` is xxh3-64 of the data."""
 
     name: str
     regular: bool  # False for links, devices and pipes; directories are not reported
@@ -43,33 +44,50 @@ def members(path: Path, whole: xxhash.xxh3_128) -> Iterator[Member]:
     Raises UserError for a file that is not a plain tar, is compressed, damaged, cut off, or has sparse members.
     """
     with path.open("rb", buffering=1 << 20) as file:
-        tape = _Tape(path, file, whole)
-        defaults: dict[str, str] = {}  # PAX records for all members that follow
-        own: dict[str, str] = {}  # for the next member only; "path" beats "gnu_path"
-        while (info := _header(tape)) is not None:
-            if info.type in _PAX_TYPES:
-                own |= _pax_records(tape, info)
-            elif info.type == tarfile.XGLTYPE:
-                defaults |= _pax_records(tape, info)
-            elif info.type == tarfile.GNUTYPE_LONGNAME:
-                own["gnu_path"] = _text(tape.padded(_extra_size(tape, info)).split(b"\0", 1)[0])
-            elif info.type == tarfile.GNUTYPE_LONGLINK:
-                tape.padded(_extra_size(tape, info))
-            else:
-                member = _member(tape, info, defaults | own)
-                own = {}
-                if member is not None:
-                    yield member
-        tape.finish()
+        yield from _walk(_Tape(path, file, whole))
+
+
+def headers(path: Path, inside: Member | None = None) -> Iterator[Member]:
+    """As `members`, without reading the data: `xxh3` is 0. With `inside`, of the tar that is this member of `path`.
+
+    Offsets count from the beginning of the file `path` in either case.
+    """
+    with path.open("rb", buffering=_HEADERS_BUFFER) as file:
+        yield from _walk(_SkippingTape(path, file, inside))
+
+
+def _walk(tape: "_Tape") -> Iterator[Member]:
+    defaults: dict[str, str] = {}  # PAX records for all members that follow
+    own: dict[str, str] = {}  # for the next member only; "path" beats "gnu_path"
+    while (info := _header(tape)) is not None:
+        if info.type in _PAX_TYPES:
+            own |= _pax_records(tape, info)
+        elif info.type == tarfile.XGLTYPE:
+            defaults |= _pax_records(tape, info)
+        elif info.type == tarfile.GNUTYPE_LONGNAME:
+            own["gnu_path"] = _text(tape.padded(_extra_size(tape, info)).split(b"\0", 1)[0])
+        elif info.type == tarfile.GNUTYPE_LONGLINK:
+            tape.padded(_extra_size(tape, info))
+        else:
+            member = _member(tape, info, defaults | own)
+            own = {}
+            if member is not None:
+                yield member
+    tape.finish()
+
+
+def leads_outside(name: str) -> bool:
+    """Whether a member of this name would be extracted to somewhere else than below the folder of the rest."""
+    return name.startswith("/") or ".." in name.split("/")
 
 
 def _header(tape: "_Tape") -> tarfile.TarInfo | None:
     """The next header, or None at the end-of-archive mark (a block of zeros)."""
     start = tape.position
     if start == tape.size:
-        raise tape.cut_off() if start else UserError("this file is empty, not a tar", where=str(tape.path))
+        raise tape.cut_off() if start > tape.begin else UserError("this file is empty, not a tar", where=str(tape.path))
     block = tape.read(min(BLOCK, tape.size - start))
-    if start == 0:
+    if start == tape.begin:
         _refuse_what_is_no_tar(tape.path, block)
     if len(block) < BLOCK:
         raise tape.cut_off()
@@ -78,7 +96,7 @@ def _header(tape: "_Tape") -> tarfile.TarInfo | None:
     try:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
-        if start == 0:
+        if start == tape.begin:
             raise UserError(
                 "this file is not a tar", where=str(tape.path), fix="Shards are plain WebDataset tars."
             ) from None
@@ -149,6 +167,8 @@ def _text(name: bytes) -> str:
 class _Tape:
     """A tar read from its beginning to its end; what is read is fed to the hash of the whole file."""
 
+    begin = 0
+
     def __init__(self, path: Path, file: BinaryIO, whole: xxhash.xxh3_128) -> None:
         self.path, self.file, self.whole = path, file, whole
         self.size = os.fstat(file.fileno()).st_size
@@ -196,3 +216,23 @@ class _Tape:
 
     def damaged(self, how: str) -> UserError:
         return UserError(f"this tar is damaged: {how}", where=str(self.path), fix="Copy or write it again.")
+
+
+class _SkippingTape(_Tape):
+    """Skips the members' data. `inside`: the member that is the tar to be read; its end is the end."""
+
+    def __init__(self, path: Path, file: BinaryIO, inside: Member | None) -> None:
+        super().__init__(path, file, xxhash.xxh3_128())
+        if inside:
+            self.path = path / inside.name  # for messages
+            self.begin = self.position = inside.offset
+            self.size = inside.offset + inside.size
+            file.seek(self.begin)
+
+    def hash_padded(self, size: int) -> int:
+        padded = size + -size % BLOCK
+        if padded > self.size - self.position:
+            raise self.cut_off()
+        self.file.seek(padded, os.SEEK_CUR)
+        self.position += padded
+        return 0

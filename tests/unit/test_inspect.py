@@ -1,5 +1,6 @@
 """verify finds and names any damage; show says what a corpus holds."""
 
+import dataclasses
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from distdl.data import descriptor
 from distdl.data.inspect import Problem, show, verify
 from distdl.data.shards import RawSample, index_folder, write_shards
 from distdl.errors import UserError
@@ -105,6 +107,20 @@ def test_files_that_are_missing_are_named(corpus: Path) -> None:
     ]
 
 
+def test_counts_and_md5s_that_dataset_json_has_wrong_are_found(corpus: Path) -> None:
+    listed = descriptor.read(corpus / "dataset.json")
+    assert listed is not None
+    first, second = listed.shards
+    wrong = [dataclasses.replace(first, md5="0" * 32), dataclasses.replace(second, n_samples=4)]
+    descriptor.write(dataclasses.replace(listed, shards=wrong), corpus)
+
+    problems = [str(problem) for problem in verify(corpus).problems]
+
+    assert len(problems) == 2
+    assert problems[0].startswith("000000.tar: its md5, by which wids knows it, is ")
+    assert problems[1] == "000001.tar.ddx: it has 5 samples; dataset.json has 4"
+
+
 def test_an_index_of_another_shard_is_found(corpus: Path) -> None:
     shutil.copy(corpus / "000000.tar.ddx", corpus / "000001.tar.ddx")
 
@@ -126,6 +142,7 @@ def test_an_index_of_another_shard_is_found(corpus: Path) -> None:
         ({"png": png(1), "cls": b"bee"}, "cls", "is not a whole number: b'bee'"),
         ({"png": png(1), "cls": b"9" * 5000}, "cls", f"is not a whole number: {b'9' * 20!r}"),
         ({"png": png(1)}, "cls", "is missing; other samples have it"),
+        ({"cls": 0}, "", "has no image; other samples have one"),
     ],
 )
 def test_what_was_packed_wrong_is_found(
@@ -138,7 +155,7 @@ def test_what_was_packed_wrong_is_found(
 
 @pytest.mark.parametrize("label, ok", [(1000, True), ([3, 17], True), (-0.5, True), ("bee", False), ("nan", False)])
 def test_without_a_list_of_classes_labels_are_numbers(tmp_path: Path, label: object, ok: bool) -> None:
-    assert verify(write_one(tmp_path / "corpus", {"cls": label}, classes=None)).ok == ok
+    assert verify(write_one(tmp_path / "corpus", {"png": png(1), "cls": label}, classes=None)).ok == ok
 
 
 def test_plain_tars_are_checked_as_far_as_can_be(corpus: Path) -> None:

@@ -61,6 +61,10 @@ TRANSFORMS = {
     "random_resized_crop": "distdl.data.transforms:RandomResizedCrop",
     "flip": "distdl.data.transforms:Flip",
     "pad": "distdl.data.transforms:Pad",
+    "rotate": "distdl.data.geometry:Rotate",
+    "zoom": "distdl.data.geometry:Zoom",
+    "shift": "distdl.data.geometry:Shift",
+    "homography": "distdl.data.geometry:Homography",
     "normalise": "distdl.data.transforms:Normalise",
 }
 ENGINES = {"exchange": "distdl.trainer.engines:ExchangeEngine", "ddp": "distdl.trainer.engines:DDPEngine"}

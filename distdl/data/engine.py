@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from distdl.config.schema import SplitConfig
-from distdl.data import transforms
+from distdl.data import geometry, transforms
 from distdl.data.dataset import Dataset
 from distdl.data.image import Pixels
 from distdl.data.labels import LabelSpec
@@ -67,7 +67,8 @@ class Loader:
         pin_memory: bool = False,
     ) -> None:
         self.where, self.dataset, self.label = where, dataset, label
-        self.transforms, self.normalise = transforms.build(split.transforms, where)
+        built, self.normalise = transforms.build(split.transforms, where)
+        self.transforms = geometry.fused(built)
         self._augmentation_seed = augmentation_seed
         self._prefetch, self._policy, self._substitute, self._pin = prefetch, bad_sample, substitute, pin_memory
         self._samples = (
@@ -75,7 +76,7 @@ class Loader:
             if isinstance(dataset, OwnDataset)
             else ShardSamples(dataset, split, where, split.label if label else None)
         )
-        has_normalise = bool(split.transforms) and len(self.transforms) < len(split.transforms)
+        has_normalise = len(built) < len(split.transforms)
         self._channels = len(self.normalise.mean) if has_normalise else None
         self.image_shape = self._first_shape()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"decode-{where}")

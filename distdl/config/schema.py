@@ -124,9 +124,7 @@ class SplitConfig(Section):
         validate_default=True,
     )
     args: dict[str, Any] = key({}, "arguments of the dataset's function")
-    transforms: list[Transform] = key(
-        [], "applied in order: resize, center_crop, random_crop, flip, pad, normalise, ..."
-    )
+    transforms: list[Transform] = key([], "applied in order: those of images, then those of batches, then normalise")
     image: str | None = key(None, "component that holds the image (default: the first known image extension)")
     label: str = key("cls", "component that holds the label, as text that the task reads: a class number")
     index: str | None = key(None, "folder for the index files where the shards' own folder is read-only", free=True)

@@ -1,9 +1,10 @@
 """From rows of the sample plan to batches in memory: read, decode, transform, in threads, in the plan's order.
 
 A batch is a dict of CPU tensors: `image` uint8 (rows, height, width, channels), `valid` float32 (rows,), `sample_id`
-int64 (rows,), and `label` (rows, ...) as the task's LabelSpec says, unless the task needs none. Every row is written
-into its own place by whichever thread comes to it, so nothing depends on the number of threads. A row that is padding,
-or that is bad under the policy "mask", has valid 0 and the label that is ignored.
+int64 (rows,), and `label` (rows, ...) as the task's LabelSpec says, unless the task needs none; and `augment_key` int64
+(rows,) where transforms draw on the device. Every row is written into its own place by whichever thread comes to it, so
+nothing depends on the number of threads. A row that is padding, or that is bad under the policy "mask", has valid 0 and
+the label that is ignored.
 """
 
 import time
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from distdl.config.schema import SplitConfig
-from distdl.data import geometry, transforms
+from distdl.data import augment, geometry, transforms
 from distdl.data.dataset import Dataset
 from distdl.data.image import Pixels
 from distdl.data.labels import LabelSpec
@@ -68,7 +69,8 @@ class Loader:
     ) -> None:
         self.where, self.dataset, self.label = where, dataset, label
         built, self.normalise = transforms.build(split.transforms, where)
-        self.transforms = geometry.fused(built)
+        of_images, self.on_device = augment.split(built, where)
+        self.transforms = geometry.fused(of_images)
         self._augmentation_seed = augmentation_seed
         self._prefetch, self._policy, self._substitute, self._pin = prefetch, bad_sample, substitute, pin_memory
         self._samples = (
@@ -115,6 +117,8 @@ class Loader:
         if self.label:
             shape, dtype = (n, *self.label.shape), getattr(torch, self.label.dtype)
             tensors["label"] = torch.full(shape, self.label.ignored, dtype=dtype, pin_memory=self._pin)
+        if self.on_device:
+            tensors["augment_key"] = torch.zeros(n, dtype=torch.int64)  # read on the host alone
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         parts = [
             self._pool.submit(self._fill, rows, arrays, begin, min(begin + _ROWS_PER_TASK, n))
@@ -126,6 +130,7 @@ class Loader:
         """Writes rows begin..end of a batch; returns what was wrong with those that were bad."""
         problems: list[str] = []
         images, valid, ids, labels = arrays["image"], arrays["valid"], arrays["sample_id"], arrays.get("label")
+        keys = arrays.get("augment_key")
         for row in range(begin, end):
             epoch, offset, sample_id = int(rows.epoch[row]), int(rows.offset[row]), int(rows.sample_id[row])
             if sample_id < 0:
@@ -133,8 +138,11 @@ class Loader:
             for attempt in range(10):
                 try:
                     example = self._samples.example(sample_id)
-                    images[row] = self._transformed(example, epoch, offset, sample_id)
+                    key = self._augmentation_seed(epoch, offset, sample_id) if self._augmentation_seed else 0
+                    images[row] = self._transformed(example, key)
                     ids[row] = sample_id
+                    if keys is not None:
+                        keys[row] = key
                     if rows.valid[row]:
                         valid[row] = 1.0
                         if labels is not None:
@@ -154,9 +162,8 @@ class Loader:
                     offset, sample_id = self._substitute(epoch, offset)
         return problems
 
-    def _transformed(self, example: Example, epoch: int, offset: int, sample_id: int) -> Pixels:
+    def _transformed(self, example: Example, key: int) -> Pixels:
         image = self._with_channels(example)
-        key = self._augmentation_seed(epoch, offset, sample_id) if self._augmentation_seed else 0
         draws = transforms.Draws(key)
         for transform in self.transforms:
             image = transform(image, draws)

@@ -265,6 +265,10 @@ class TrainConfig(Section):
     mixup: float | None = key(
         None, "learn from mixtures of two images: the share is drawn from Beta(mixup, mixup)", gt=0
     )
+    cutmix: float | None = key(
+        None, "learn from images with a part of another one: its share is drawn from Beta(cutmix, cutmix)", gt=0
+    )
+    mix_switch: float = key(0.5, "chance that a forward has cutmix, where there are both mixup and cutmix", ge=0, le=1)
     early_stop: EarlyStopConfig | None = key(None, "end when a metric stops improving: {metric: top1}", free=True)
     nonfinite: Literal["skip", "stop"] = key(
         "skip",

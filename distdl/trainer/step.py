@@ -90,9 +90,8 @@ def loss_of(
     config, task = run.config.train, run.task
     image = run.noise.input(batch["image"], run.state.step, part, begin)
     with autocast(config, run.device):
-        if config.mixup:
-            share = mixup.draw_share(config.mixup, config.seed, run.state.step, part, begin)
-            image, partners = mixup.mixed(image, batch, share)
+        if config.mixup or config.cutmix:
+            image, partners, share = mixup.mix(image, batch, config, run.state.step, part, begin)
             outputs = forward(image)
             loss, count = task.loss(outputs, batch)
             loss = torch.lerp(task.loss(outputs, partners)[0], loss, share)

@@ -32,6 +32,7 @@ CASES = {
     "noise": {"train.noise": {"input": 0.1, "weight": 0.01, "gradient": 0.01}},
     "augmented on the device": {"data.train.transforms": ON_DEVICE},
     "mixup": {"train.mixup": 0.4},
+    "mixup or cutmix": {"train.mixup": 0.4, "train.cutmix": 1.0},
     "clipped layers": {"train.clip_layer": 0.01},
     "adversarial": {"train.adversarial": {"epsilon": 0.1}},
     "ghost batch norm": {"train.batch_norm": "ghost", "train.ghost_rows": 2, "dist.leaves": 4},

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from distdl.config.schema import SplitConfig
-from distdl.data import augment, geometry, transforms
+from distdl.data import augment, geometry, resolution, transforms
 from distdl.data.dataset import Dataset
 from distdl.data.image import Pixels
 from distdl.data.labels import LabelSpec
@@ -49,8 +49,9 @@ class HostBatch:
 class Loader:
     """Reads one split of a dataset, which it closes. `label`: None if the task needs none.
 
-    `augmentation_seed` is None where a split is evaluated. Raises UserError at once if the first sample lacks the image
-    or the label component.
+    `augmentation_seed` is None where a split is evaluated. `short_side`: of the images, in pixels, for rows that name
+    none themselves (None: as the transforms make them). Raises UserError at once if the first sample lacks the image or
+    the label component.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Loader:
         bad_sample: Literal["raise", "mask", "substitute"],
         substitute: Substitute | None = None,
         pin_memory: bool = False,
+        short_side: int | None = None,
     ) -> None:
         self.where, self.dataset, self.label = where, dataset, label
         built, self.normalise = transforms.build(split.transforms, where)
@@ -80,7 +82,9 @@ class Loader:
         )
         has_normalise = len(built) < len(split.transforms)
         self._channels = len(self.normalise.mean) if has_normalise else None
-        self.image_shape = self._first_shape()
+        self._short_side, self._own_shape = short_side, self._first_shape()
+        self._by_side: dict[int, tuple[resolution.Shape, list[transforms.Transform]]] = {}
+        self.image_shape, _ = self._sized(None)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"decode-{where}")
 
     def close(self) -> None:
@@ -109,8 +113,9 @@ class Loader:
 
     def _begin(self, rows: Rows) -> tuple[dict[str, torch.Tensor], list[Future[list[str]]]]:
         n = len(rows)
+        image_shape, _ = self._sized(rows.resolution)
         tensors = {
-            "image": torch.zeros((n, *self.image_shape), dtype=torch.uint8, pin_memory=self._pin),
+            "image": torch.zeros((n, *image_shape), dtype=torch.uint8, pin_memory=self._pin),
             "valid": torch.zeros(n, dtype=torch.float32, pin_memory=self._pin),
             "sample_id": torch.from_numpy(rows.sample_id.copy()),
         }
@@ -139,7 +144,7 @@ class Loader:
                 try:
                     example = self._samples.example(sample_id)
                     key = self._augmentation_seed(epoch, offset, sample_id) if self._augmentation_seed else 0
-                    images[row] = self._transformed(example, key)
+                    images[row] = self._transformed(example, key, rows.resolution)
                     ids[row] = sample_id
                     if keys is not None:
                         keys[row] = key
@@ -162,15 +167,24 @@ class Loader:
                     offset, sample_id = self._substitute(epoch, offset)
         return problems
 
-    def _transformed(self, example: Example, key: int) -> Pixels:
+    def _sized(self, short_side: int | None) -> tuple[resolution.Shape, list[transforms.Transform]]:
+        """The shape of images of that short side (None: the loader's own), and the transforms that make them."""
+        side = short_side or self._short_side
+        if side is None:
+            return self._own_shape, self.transforms
+        if side not in self._by_side:
+            self._by_side[side] = resolution.sized(self.transforms, self._own_shape, side)
+        return self._by_side[side]
+
+    def _transformed(self, example: Example, key: int, short_side: int | None) -> Pixels:
         image = self._with_channels(example)
         draws = transforms.Draws(key)
-        for transform in self.transforms:
+        shape, chain = self._sized(short_side)
+        for transform in chain:
             image = transform(image, draws)
-        if image.shape != self.image_shape:
+        if image.shape != shape:
             raise UserError(
-                f"images of different sizes: {example.name} is {_shape(image.shape)}, "
-                f"the first is {_shape(self.image_shape)}",
+                f"images of different sizes: {example.name} is {_shape(image.shape)}, the first is {_shape(shape)}",
                 where=self.where,
                 fix="Add a transform that makes them equal, such as {resize: [32, 32]} or {random_resized_crop: 224}.",
             )

@@ -1,10 +1,14 @@
 """Transforms of batches: brightness, channel shift, colour jitter, erasing; and how rows are kept apart."""
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from test_colour import batch, column, pictures
@@ -15,6 +19,7 @@ from distdl.data.row_draws import RowDraws
 from distdl.data.transforms import Draws, Normalise
 from distdl.errors import UserError
 
+DOCS = Path(__file__).parents[2] / "docs" / "augmentation.md"
 RGB = Normalise(mean=[0.5, 0.4, 0.3], std=[0.2, 0.25, 0.3])
 MEAN, STD = (torch.tensor(each).view(1, 3, 1, 1) for each in (RGB.mean, RGB.std))
 EVERYTHING = [
@@ -258,6 +263,19 @@ def test_a_transform_of_ones_own_that_works_on_batches_runs_on_the_device():
 
     assert not of_images
     assert (augment.augmented(torch.zeros(2, 1, 3, 3), of_batches, torch.arange(2), RGB) == 255).all()
+
+
+@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL))
+def test_what_the_page_shows_is_a_config(text, corpus):
+    shown = yaml.safe_load(text)
+    overrides = {f"train.{name}": value for name, value in shown.get("train", {}).items()}
+    for name, split in shown.get("data", {}).items():
+        overrides[f"data.{name}"] = {"shards": str(corpus), "transforms": split["transforms"]}
+
+    config = tiny.config(corpus, overrides)
+
+    for split in (config.data.train, *config.data.eval_sets.values()):
+        build(*split.transforms)
 
 
 @pytest.mark.parametrize(

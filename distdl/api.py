@@ -207,6 +207,7 @@ def batches(
 
     from distdl import models, plugins, registry
     from distdl.comm.world import WorldInfo
+    from distdl.data import resolution
     from distdl.data.order import sequential_rows
     from distdl.trainer import setup
     from distdl.trainer.loaders import LoaderFactory, build_plan, open_dataset
@@ -230,7 +231,10 @@ def batches(
         loader = make(splits[split], f"data.{where}", dataset, plan)
     if plan:
         end = plan.end_position(epochs=epochs, steps=None)
-        rows = (each.part(rank, world_size) for each in plan.steps(0, end, end=end))
+        steps = plan.steps(0, end, end=end)
+        if growing := settings.train.resolution:
+            steps = resolution.with_sides(steps, growing, 0, plan.epoch_length)
+        rows = (each.part(rank, world_size) for each in steps)
     else:
         n_samples, n_rows = loader.dataset.n_samples, settings.train.eval_batch
         rows = (sequential_rows(n_samples, i, n_rows) for i in range(rank, -(-n_samples // n_rows), world_size))

@@ -61,6 +61,15 @@ TRANSFORMS = {
     "random_resized_crop": "distdl.data.transforms:RandomResizedCrop",
     "flip": "distdl.data.transforms:Flip",
     "pad": "distdl.data.transforms:Pad",
+    "rotate": "distdl.data.geometry:Rotate",
+    "zoom": "distdl.data.geometry:Zoom",
+    "shift": "distdl.data.geometry:Shift",
+    "homography": "distdl.data.geometry:Homography",
+    "brightness": "distdl.data.augment:Brightness",
+    "channel_shift": "distdl.data.augment:ChannelShift",
+    "colour_jitter": "distdl.data.augment:ColourJitter",
+    "rand_augment": "distdl.data.rand_augment:RandAugment",
+    "random_erasing": "distdl.data.augment:RandomErasing",
     "normalise": "distdl.data.transforms:Normalise",
 }
 ENGINES = {"exchange": "distdl.trainer.engines:ExchangeEngine", "ddp": "distdl.trainer.engines:DDPEngine"}

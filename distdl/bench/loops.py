@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from distdl.data.augment import OnDevice
 from distdl.data.engine import HostBatch
 from distdl.data.order import Rows
 from distdl.data.transforms import Normalise
@@ -26,8 +27,8 @@ from distdl.trainer.signals import StopRequests
 class MemoryLoader:
     """Stands in for a run's loader: batches that are there already, without end. What rows they are is ignored."""
 
-    def __init__(self, batches: Iterator[HostBatch], normalise: Normalise) -> None:
-        self._batches, self.normalise = batches, normalise
+    def __init__(self, batches: Iterator[HostBatch], normalise: Normalise, on_device: Sequence[OnDevice] = ()) -> None:
+        self._batches, self.normalise, self.on_device = batches, normalise, on_device
 
     def stream(self, rows: Iterable[Rows]) -> Generator[HostBatch, None, None]:
         for _, batch in zip(rows, self._batches):
@@ -42,7 +43,8 @@ def in_memory(run: Run, most_batches: int) -> Iterator[list[HostBatch]]:
     loader = run.train_loader
     batches = list(itertools.islice(run.host_batches(), most_batches))
     without_wait = [HostBatch(each.tensors, each.n_valid, 0, 0.0) for each in batches]
-    run.train_loader = MemoryLoader(itertools.cycle(without_wait), loader.normalise)  # type: ignore[assignment]
+    endless = itertools.cycle(without_wait)
+    run.train_loader = MemoryLoader(endless, loader.normalise, loader.on_device)  # type: ignore[assignment]
     try:
         yield batches
     finally:

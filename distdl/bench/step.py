@@ -155,6 +155,7 @@ def only_steps(config: Config, *, log_every: int) -> Config:
                 "log_every": log_every,
                 "eval_every": None,
                 "batch_growth": None,
+                "resolution": None,
                 "early_stop": None,
                 "stop_after": None,
             },

@@ -94,6 +94,7 @@ def _name_in(table: dict[str, str], kind: str) -> AfterValidator:
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Epoch = Annotated[float, Field(ge=0)]
 Period = Annotated[int | str, AfterValidator(_check_period)]
 Duration = Annotated[str, BeforeValidator(_check_duration)]
 SignalName = Annotated[str, AfterValidator(_check_signal)]
@@ -125,9 +126,7 @@ class SplitConfig(Section):
         validate_default=True,
     )
     args: dict[str, Any] = key({}, "arguments of the dataset's function")
-    transforms: list[Transform] = key(
-        [], "applied in order: resize, center_crop, random_crop, flip, pad, normalise, ..."
-    )
+    transforms: list[Transform] = key([], "applied in order: those of images, then those of batches, then normalise")
     image: str | None = key(None, "component that holds the image (default: the first known image extension)")
     label: str = key("cls", "component that holds the label, as text that the task reads: a class number")
     index: str | None = key(None, "folder for the index files where the shards' own folder is read-only", free=True)
@@ -226,6 +225,21 @@ class AdversarialConfig(Section):
     weight: float = key(0.5, "share of the adversarial examples in the loss", gt=0, le=1)
 
 
+class ResolutionConfig(Section):
+    start: int = key(REQUIRED, "short side of training images at first, in pixels", ge=1)
+    end: int = key(REQUIRED, "short side of training images at last, in pixels", ge=1)
+    epochs: tuple[Epoch, Epoch] = key(REQUIRED, "[first, last] epoch of the growth, which is linear in between")
+    multiple: int = key(32, "sizes between start and end are multiples of it", ge=1)
+
+    @model_validator(mode="after")
+    def _grows(self) -> "ResolutionConfig":
+        if self.start > self.end:
+            raise ValueError("start is at most end")
+        if self.epochs[0] > self.epochs[1]:
+            raise ValueError("epochs is [first, last], in this order")
+        return self
+
+
 class EarlyStopConfig(Section):
     metric: str = key(REQUIRED, "metric of the first evaluation set that has to improve, such as top1 or loss")
     patience: int = key(5, "evaluations without improvement after which the run ends", ge=1)
@@ -268,6 +282,13 @@ class TrainConfig(Section):
     adversarial: AdversarialConfig | None = key(None, "train on FGSM examples as well: {epsilon: 0.03}")
     mixup: float | None = key(
         None, "learn from mixtures of two images: the share is drawn from Beta(mixup, mixup)", gt=0
+    )
+    cutmix: float | None = key(
+        None, "learn from images with a part of another one: its share is drawn from Beta(cutmix, cutmix)", gt=0
+    )
+    mix_switch: float = key(0.5, "chance that a forward has cutmix, where there are both mixup and cutmix", ge=0, le=1)
+    resolution: ResolutionConfig | None = key(
+        None, "training images that grow: {start: 128, end: 224, epochs: [0, 60]}"
     )
     early_stop: EarlyStopConfig | None = key(None, "end when a metric stops improving: {metric: top1}", free=True)
     nonfinite: Literal["skip", "stop"] = key(

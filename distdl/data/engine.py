@@ -1,9 +1,10 @@
 """From rows of the sample plan to batches in memory: read, decode, transform, in threads, in the plan's order.
 
 A batch is a dict of CPU tensors: `image` uint8 (rows, height, width, channels), `valid` float32 (rows,), `sample_id`
-int64 (rows,), and `label` (rows, ...) as the task's LabelSpec says, unless the task needs none. Every row is written
-into its own place by whichever thread comes to it, so nothing depends on the number of threads. A row that is padding,
-or that is bad under the policy "mask", has valid 0 and the label that is ignored.
+int64 (rows,), and `label` (rows, ...) as the task's LabelSpec says, unless the task needs none; and `augment_key` int64
+(rows,) where transforms draw on the device. Every row is written into its own place by whichever thread comes to it, so
+nothing depends on the number of threads. A row that is padding, or that is bad under the policy "mask", has valid 0 and
+the label that is ignored.
 """
 
 import time
@@ -17,11 +18,11 @@ import numpy as np
 import torch
 
 from distdl.config.schema import SplitConfig
-from distdl.data import cut, transforms
-from distdl.data.image import Pixels
+from distdl.data import augment, geometry, transforms
 from distdl.data.labels import LabelSpec
 from distdl.data.order import Rows
 from distdl.data.own import OwnDataset
+from distdl.data.picture import Pictures
 from distdl.data.samples import BadSample, Example, ShardSamples, Stored
 from distdl.errors import UserError
 
@@ -47,8 +48,9 @@ class HostBatch:
 class Loader:
     """Reads one split of a dataset, which it closes. `label`: None if the task needs none.
 
-    `augmentation_seed` is None where a split is evaluated. Raises UserError at once if the first sample lacks the image
-    or the label component.
+    `augmentation_seed` is None where a split is evaluated. `short_side`: of the images, in pixels, for rows that name
+    none themselves (None: as the transforms make them). Raises UserError at once if the first sample lacks the image or
+    the label component.
     """
 
     def __init__(
@@ -64,10 +66,11 @@ class Loader:
         bad_sample: Literal["raise", "mask", "substitute"],
         substitute: Substitute | None = None,
         pin_memory: bool = False,
+        short_side: int | None = None,
     ) -> None:
         self.where, self.dataset, self.label = where, dataset, label
-        self.transforms, self.normalise = transforms.build(split.transforms, where)
-        self._cut, self._after_cut = cut.leading(self.transforms)
+        built, self.normalise = transforms.build(split.transforms, where)
+        of_images, self.on_device = augment.split(built, where)
         self._augmentation_seed = augmentation_seed
         self._prefetch, self._policy, self._substitute, self._pin = prefetch, bad_sample, substitute, pin_memory
         self._samples = (
@@ -75,9 +78,16 @@ class Loader:
             if isinstance(dataset, OwnDataset)
             else ShardSamples(dataset, split, where, split.label if label else None)
         )
-        has_normalise = bool(split.transforms) and len(self.transforms) < len(split.transforms)
-        self._channels = len(self.normalise.mean) if has_normalise else None
-        self.image_shape = self._first_shape()
+        has_normalise = len(built) < len(split.transforms)
+        self._pictures = Pictures(
+            self._samples,
+            dataset.n_samples,
+            geometry.fused(of_images),
+            channels=len(self.normalise.mean) if has_normalise else None,
+            short_side=short_side,
+            where=where,
+        )
+        self.image_shape = self._pictures.shape()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"decode-{where}")
 
     def close(self) -> None:
@@ -107,13 +117,15 @@ class Loader:
     def _begin(self, rows: Rows) -> tuple[dict[str, torch.Tensor], list[Future[list[str]]]]:
         n = len(rows)
         tensors = {
-            "image": torch.empty((n, *self.image_shape), dtype=torch.uint8, pin_memory=self._pin),
+            "image": torch.empty((n, *self._pictures.shape(rows.resolution)), dtype=torch.uint8, pin_memory=self._pin),
             "valid": torch.zeros(n, dtype=torch.float32, pin_memory=self._pin),
             "sample_id": torch.from_numpy(rows.sample_id.copy()),
         }
         if self.label:
             shape, dtype = (n, *self.label.shape), getattr(torch, self.label.dtype)
             tensors["label"] = torch.full(shape, self.label.ignored, dtype=dtype, pin_memory=self._pin)
+        if self.on_device:
+            tensors["augment_key"] = torch.zeros(n, dtype=torch.int64)  # read on the host alone
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         parts = [
             self._pool.submit(self._fill, rows, arrays, begin, min(begin + _ROWS_PER_TASK, n))
@@ -125,6 +137,7 @@ class Loader:
         """Writes rows begin..end of a batch; returns what was wrong with those that were bad."""
         problems: list[str] = []
         images, valid, ids, labels = arrays["image"], arrays["valid"], arrays["sample_id"], arrays.get("label")
+        keys = arrays.get("augment_key")
         for row in range(begin, end):
             epoch, offset, sample_id = int(rows.epoch[row]), int(rows.offset[row]), int(rows.sample_id[row])
             if sample_id < 0:
@@ -133,8 +146,11 @@ class Loader:
             for attempt in range(10):
                 try:
                     example = self._samples.example(sample_id)
-                    self._write_image(images[row], example, epoch, offset, sample_id)
+                    key = self._augmentation_seed(epoch, offset, sample_id) if self._augmentation_seed else 0
+                    self._pictures.write(images[row], example, key, rows.resolution)
                     ids[row] = sample_id
+                    if keys is not None:
+                        keys[row] = key
                     if rows.valid[row]:
                         valid[row] = 1.0
                         if labels is not None:
@@ -155,50 +171,6 @@ class Loader:
                     offset, sample_id = self._substitute(epoch, offset)
         return problems
 
-    def _write_image(self, out: Pixels, example: Example, epoch: int, offset: int, sample_id: int) -> None:
-        key = self._augmentation_seed(epoch, offset, sample_id) if self._augmentation_seed else 0
-        draws = transforms.Draws(key)
-        image = self._cut_out(example, draws, out)
-        after = self._after_cut
-        if image is None:
-            draws = transforms.Draws(key)
-            image, after = self._with_channels(example), self.transforms
-        for transform in after:
-            image = transform(image, draws)
-        if image.shape != self.image_shape:
-            raise UserError(
-                f"images of different sizes: {example.name} is {_shape(image.shape)}, "
-                f"the first is {_shape(self.image_shape)}",
-                where=self.where,
-                fix="Add a transform that makes them equal, such as {resize: [32, 32]} or {random_resized_crop: 224}.",
-            )
-        if image is not out:
-            out[:] = image
-
-    def _cut_out(self, example: Example, draws: transforms.Draws, out: Pixels) -> Pixels | None:
-        """What the leading transforms make of a JPEG, without the rest of it; None where they have to do it."""
-        if self._cut is None or not isinstance(example.image, bytes):
-            return None
-        try:
-            return cut.jpeg(example.image, self._cut, draws, out.shape[2], out)
-        except ValueError as error:
-            raise example.damaged(error) from error
-
-    def _with_channels(self, example: Example) -> Pixels:
-        """The image with as many channels as normalise has, or else the first image."""
-        image = example.decode()
-        channels = image.shape[2]
-        wanted = self._channels or channels
-        if channels == 1 and wanted == 3:
-            return np.repeat(image, 3, axis=2)
-        if channels != wanted:
-            raise UserError(
-                f"{example.name} has {channels} channels, {wanted} are expected",
-                where=self.where,
-                fix="Give normalise one mean and std per channel of the images (3 turns grey images into RGB).",
-            )
-        return image
-
     def _parse_label(self, example: Example) -> Any:
         assert self.label, "the task asked for labels"
         try:
@@ -212,23 +184,3 @@ class Loader:
                 fix=f"Labels are {self.label.expected}: repack the data, name another component ({self.where}.label), "
                 "or fit model.args.classes.",
             ) from None
-
-    def _first_shape(self) -> tuple[int, int, int]:
-        """Shape (height, width, channels) after the transforms, from the first sample that can be decoded."""
-        problem = ""
-        for sample_id in range(min(self.dataset.n_samples, 100)):
-            try:
-                image = self._with_channels(self._samples.example(sample_id))
-            except BadSample as error:
-                problem = problem or str(error)
-                continue
-            if self._channels is None:
-                self._channels = image.shape[2]
-            for transform in self.transforms:
-                image = transform(image, transforms.Draws(0))
-            return image.shape
-        raise UserError(f"none of the first samples can be decoded; the first: {problem}", where=self.where)
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

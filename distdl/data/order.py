@@ -81,6 +81,7 @@ class Rows:
     epoch: Int64s
     offset: Int64s  # position inside the epoch
     valid: Bools
+    resolution: int | None = None  # short side of the batch's images, where training begins with small ones
 
     def __len__(self) -> int:
         return len(self.sample_id)
@@ -98,7 +99,7 @@ class Rows:
     def parts(self, parts: range, n_parts: int) -> "Rows":
         """The row slots of consecutive ones of so many parts, alike in size."""
         rows = slice(parts.start * len(self) // n_parts, parts.stop * len(self) // n_parts)
-        return Rows(self.sample_id[rows], self.epoch[rows], self.offset[rows], self.valid[rows])
+        return Rows(self.sample_id[rows], self.epoch[rows], self.offset[rows], self.valid[rows], self.resolution)
 
 
 class Plan:

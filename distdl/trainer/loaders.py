@@ -33,6 +33,7 @@ class LoaderFactory:
         data = self.config.data
         # A stand-in would count a sample twice in an evaluation: there, substitute means mask.
         policy = "mask" if plan is None and data.bad_sample == "substitute" else data.bad_sample
+        growing = self.config.train.resolution if plan else None
         return Loader(
             dataset,
             split,
@@ -44,6 +45,7 @@ class LoaderFactory:
             bad_sample=policy,
             substitute=plan.next_in_lane if plan else None,
             pin_memory=self._pin,
+            short_side=growing.end if growing else None,
         )
 
     def evaluation(self) -> dict[str, Loader]:

@@ -16,6 +16,7 @@ from distdl.comm.reduction import Reduction
 from distdl.comm.status import Status
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config, TrainConfig
+from distdl.data import resolution
 from distdl.data.engine import HostBatch, Loader
 from distdl.data.order import Plan
 from distdl.errors import UserError, did_you_mean
@@ -27,7 +28,7 @@ from distdl.trainer.loaders import LoaderFactory, build_plan, open_dataset, shar
 from distdl.trainer.noise import Noise
 from distdl.trainer.phases import Phases
 from distdl.trainer.state import TrainState
-from distdl.trainer.throughput import Throughput
+from distdl.trainer.throughput import Throughput, flops_per_sample
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
@@ -92,6 +93,8 @@ class Run:
     def host_batches(self) -> Iterator[HostBatch]:
         """This worker's share of every batch from the state's position to the end."""
         steps = self.plan.steps(self.state.position, self.end, end=self.end)
+        if growing := self.config.train.resolution:
+            steps = resolution.with_sides(steps, growing, self.state.position, self.plan.epoch_length)
         return self.train_loader.stream(rows.parts(self.reduction.parts, self.reduction.n_parts) for rows in steps)
 
     def close(self) -> None:
@@ -136,6 +139,8 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
     make = LoaderFactory(config, world, device, model, task)
     train_loader = make(config.data.train, "data.train", dataset, plan)
     mixup.check(config, reduction.n_parts, has_labels=train_loader.label is not None)
+    _check_resolution(config, model, train_loader.image_shape)
+    shape = None if config.train.resolution else train_loader.image_shape  # what differs from step to step has no MFU
     return Run(
         config=config,
         world=world,
@@ -147,7 +152,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         phases=timing,
         noise=noise,
         teacher=teacher,
-        throughput=Throughput(model, train_loader.image_shape, device, config.train.precision, world.world_size),
+        throughput=Throughput(model, shape, device, config.train.precision, world.world_size),
         ema=ema.build(config.train, model, plan),
         plan=plan,
         lr=schedule.build(config.schedule, optim.peak_lr(config.optim, config.train.global_batch)),
@@ -183,6 +188,21 @@ def _check_metrics(config: Config, task: Any) -> None:
             raise UserError("nothing is evaluated before the end", where=where, fix="Set train.eval_every as well.")
         if metric and not config.data.eval_sets:
             raise UserError("there is nothing to evaluate on", where=where, fix="Set data.eval.shards as well.")
+
+
+def _check_resolution(config: Config, model: nn.Module, largest_HWC: tuple[int, int, int]) -> None:
+    """Raises UserError for a network that takes the images of the end, but not the small ones of the start."""
+    growing = config.train.resolution
+    if growing is None or flops_per_sample(model, largest_HWC) is None:
+        return  # nothing can be told of a network that can't be counted
+    smallest_HWC = resolution.shape_at(largest_HWC, growing.start)
+    if flops_per_sample(model, smallest_HWC) is None:
+        raise UserError(
+            f"'{config.model.name}' takes images of {largest_HWC[0]}x{largest_HWC[1]}, but not of "
+            f"{smallest_HWC[0]}x{smallest_HWC[1]}",
+            where="train.resolution.start",
+            fix="Use a network that ends in global pooling, such as resnet18, a larger start, or one size.",
+        )
 
 
 def build_task(config: Config) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distdl.config.schema import TrainConfig
+from distdl.data import augment
 from distdl.data.engine import HostBatch, Loader
 from distdl.data.order import seed_of
 from distdl.data.transforms import Normalise
@@ -89,9 +90,8 @@ def loss_of(
     config, task = run.config.train, run.task
     image = run.noise.input(batch["image"], run.state.step, part, begin)
     with autocast(config, run.device):
-        if config.mixup:
-            share = mixup.draw_share(config.mixup, config.seed, run.state.step, part, begin)
-            image, partners = mixup.mixed(image, batch, share)
+        if config.mixup or config.cutmix:
+            image, partners, share = mixup.mix(image, batch, config, run.state.step, part, begin)
             outputs = forward(image)
             loss, count = task.loss(outputs, batch)
             loss = torch.lerp(task.loss(outputs, partners)[0], loss, share)
@@ -144,14 +144,18 @@ def forward(
 def to_device(
     tensors: dict[str, Tensor], loader: Loader, device: torch.device, config: TrainConfig
 ) -> dict[str, Tensor]:
-    """The batch on the device, its image as normalised fp32 NCHW."""
-    batch = {name: tensor for name, tensor in tensors.items() if name != "sample_id"}
+    """The batch on the device, its image as fp32 NCHW, after the transforms that run there, normalised."""
+    batch = {name: tensor for name, tensor in tensors.items() if name not in ("sample_id", "augment_key")}
     if device.type != "cpu":
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
     scale, shift = _scale_and_shift(loader.normalise, device)
     image_NCHW = batch["image"].permute(0, 3, 1, 2).float()  # NHWC in memory: channels_last as it comes
     if not config.channels_last:
         image_NCHW = image_NCHW.contiguous()
+    if loader.on_device:
+        image_NCHW = augment.augmented(image_NCHW, loader.on_device, tensors["augment_key"], loader.normalise)
+        if config.channels_last:
+            image_NCHW = image_NCHW.contiguous(memory_format=torch.channels_last)
     batch["image"] = image_NCHW.mul_(scale).add_(shift)
     return batch
 

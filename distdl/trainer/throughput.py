@@ -54,13 +54,14 @@ _PEAKS = {
 class Throughput:
     """The hardware's part of a training row. `peak_flops_per_s`: of one device, where it is known better than here.
 
-    A network is counted only if its device's peak is known: a start on CPUs does not wait for it.
+    A network is counted only if its device's peak is known: a start on CPUs does not wait for it. `image_shape_HWC`:
+    None where images differ from step to step, which leaves no MFU.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        image_shape_HWC: Sequence[int],
+        image_shape_HWC: Sequence[int] | None,
         device: torch.device,
         precision: Precision,
         world_size: int,
@@ -69,7 +70,7 @@ class Throughput:
     ) -> None:
         self._device = device
         peak = peak_flops_per_s or known_peak(device, precision)
-        self.flops_per_sample = flops_per_sample(model, image_shape_HWC) if peak else None
+        self.flops_per_sample = flops_per_sample(model, image_shape_HWC) if peak and image_shape_HWC else None
         # samples/s at which the devices would be used in full
         self._bound = world_size * peak / self.flops_per_sample if peak and self.flops_per_sample else None
 

@@ -213,6 +213,19 @@ def sample_ids(corpus: str, overrides: dict[str, Any]) -> Any:
         run.close()
 
 
+def augmented_pixels(corpus: str, overrides: dict[str, Any]) -> Any:
+    """What the network gets of this worker's rows, before they are mixed: a hash of each, for each step."""
+    run = tiny.build(tiny.config(Path(corpus), overrides))
+    config = run.config.train
+    try:
+        batches = [
+            step.to_device(batch.tensors, run.train_loader, run.device, config)["image"] for batch in run.host_batches()
+        ]
+    finally:
+        run.close()
+    return [[hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] for image in batch] for batch in batches]
+
+
 def _rows(batch: dict[str, Tensor]) -> list[list[Any]]:
     contents = [
         hashlib.sha256(image.numpy().tobytes() + str(label).encode()).hexdigest()[:16]

@@ -33,6 +33,38 @@ def test_every_global_batch_has_the_same_rows(workers, corpus, policy, n_workers
     assert len(alone) == len(together[0]) == -(-round(2.5 * N) // 7)
 
 
+AUGMENTED = [
+    {"random_resized_crop": 8},
+    {"rotate": 20},
+    {"homography": {"p": 1}},
+    {"colour_jitter": {"brightness": 0.4, "contrast": 0.4}},
+    {"rand_augment": {"n": 3, "magnitude": 20, "deviation": 3}},
+    {"random_erasing": {"p": 0.6, "fill": "pixel"}},
+    {"normalise": {"mean": [0.4], "std": [0.3]}},
+]
+
+
+@pytest.mark.parametrize("n_workers", [2, 3])
+def test_every_sample_is_augmented_to_the_same_pixels(workers, corpus, n_workers):
+    overrides = {
+        "model.name": "tiny:pooled",
+        "train.global_batch": 7,
+        "train.steps": None,
+        "train.epochs": 2,
+        "train.resolution": {"start": 4, "end": 8, "epochs": [0, 1], "multiple": 2},
+        "data.train": {"shards": str(corpus), "transforms": AUGMENTED},
+        "data.bad_sample": "substitute",
+    }
+
+    alone = cases.augmented_pixels(str(corpus), overrides)
+    together = workers(n_workers).run("augmented_pixels", corpus=str(corpus), overrides={**overrides, "data.workers": 3})
+
+    for number, rows in enumerate(alone):
+        assert [row for worker in together for row in worker[number]] == rows
+    n_good = N - 2
+    assert len({row for rows in alone for row in rows}) >= 2 * n_good  # others in the second epoch
+
+
 def test_an_epoch_has_every_sample_once(corpus):
     overrides = {"train.global_batch": 9, "train.steps": None, "train.epochs": 1}
 

@@ -16,6 +16,13 @@ BASE = {
     "dist.reduction": "tree",
 }
 AUGMENTED = [{"random_crop": {"size": 4, "padding": 1}}, "flip"]
+ON_DEVICE = [
+    {"rotate": 20},
+    {"colour_jitter": {"brightness": 0.4, "contrast": 0.4}},
+    {"rand_augment": {"n": 2, "magnitude": 15, "deviation": 3}},
+    {"random_erasing": {"p": 0.6, "fill": "pixel"}},
+    {"normalise": {"mean": [0.5], "std": [0.25]}},
+]
 CASES = {
     "plain": {},
     "augmented": {"data.train.transforms": AUGMENTED},
@@ -23,7 +30,9 @@ CASES = {
     "micro-batches": {"train.micro_batch": 1},
     "averaged": {"train.ema": 0.9, "train.clip_norm": 0.05},
     "noise": {"train.noise": {"input": 0.1, "weight": 0.01, "gradient": 0.01}},
+    "augmented on the device": {"data.train.transforms": ON_DEVICE},
     "mixup": {"train.mixup": 0.4},
+    "mixup or cutmix": {"train.mixup": 0.4, "train.cutmix": 1.0},
     "clipped layers": {"train.clip_layer": 0.01},
     "adversarial": {"train.adversarial": {"epsilon": 0.1}},
     "ghost batch norm": {"train.batch_norm": "ghost", "train.ghost_rows": 2, "dist.leaves": 4},

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from distdl.config.schema import SplitConfig
 from distdl.data import labels, shards
@@ -83,6 +84,18 @@ def test_nothing_depends_on_the_number_of_threads(packed, loader, workers):
 
     for a, b in zip(one, several, strict=True):
         assert all((a.tensors[name] == b.tensors[name]).all() for name in a.tensors)
+
+
+def test_rows_have_the_key_of_their_augmentation_where_it_is_done_on_the_device(packed, loader):
+    folder = packed(s1={"png": b"not an image"})
+    rows = [Rows.of(np.array([3, 1, 7]))]
+
+    (plain,) = loader(folder, ["flip"]).stream(rows)
+    (keyed,) = loader(folder, ["flip", {"brightness": [0.5, 1.5]}], 3).stream(rows)
+
+    assert "augment_key" not in plain.tensors
+    assert keyed.tensors["augment_key"].tolist() == [seed_of(0, 3), 0, seed_of(0, 7)]
+    assert torch.equal(keyed.tensors["image"], plain.tensors["image"])  # flipped, but not brighter yet
 
 
 def test_padding_rows_are_not_valid(packed, loader):

@@ -177,3 +177,12 @@ def test_names_of_classes_are_escaped(trained):
     loader.close()
 
     assert "<script" not in html and "&lt;script&gt;" in html
+
+
+def test_training_images_have_what_is_done_to_them_on_the_device(trained):
+    darkened = [{"brightness": [0.0, 0.0]}, {"normalise": {"mean": [0.5], "std": [0.25]}}]
+
+    first = batches.first_batch(trained(tiny.perceptron(), **{"data.train.transforms": darkened}))
+
+    assert all(image.dtype == np.uint8 and image.shape == (4, 4, 1) for seen in first for image in seen.images)
+    assert not any(image.any() for seen in first for image in seen.images)

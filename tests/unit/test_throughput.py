@@ -48,6 +48,12 @@ def test_a_network_that_cant_be_counted_has_no_mfu_and_trains_all_the_same():
     assert row.keys() == {"peak_memory_bytes"}
 
 
+def test_images_that_grow_leave_no_mfu():
+    row = Throughput(nn.Linear(1, 1), None, CPU, "fp32", 1, peak_flops_per_s=1e9).row(100.0)
+
+    assert row.keys() == {"peak_memory_bytes"}
+
+
 def test_a_cpus_row_has_no_mfu_and_its_network_is_not_counted(monkeypatch):
     monkeypatch.setattr(throughput.zoo, "count", lambda *_: pytest.fail("was counted"))
 

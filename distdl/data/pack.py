@@ -64,6 +64,8 @@ def pack(
     dst, began = Path(dst), time.perf_counter()
     src = Path(src) if src is not None else None
     with resumable_folder(dst) as going:
+        if src:
+            say(f"looking through {src}")
         corpus: Corpus = call_with_args(KINDS[kind], options, f"data pack {kind}", src=src)
         how = How(
             kind=kind,

@@ -25,6 +25,7 @@ from distdl.comm import collectives
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config
 from distdl.data.engine import HostBatch
+from distdl.data.remote import places
 from distdl.data.shards import RawSample, write_shards
 from distdl.errors import UserError
 from distdl.models import zoo
@@ -50,7 +51,7 @@ def measure(config: Config, world: WorldInfo, n_steps: int, image_shape: Sequenc
     threads = setup.set_threads_and_kernels(config.train, world, is_tree=config.dist.reduction == "tree")
     n_rounds = min(ROUNDS, n_steps)
     steps_per_round = n_steps // n_rounds
-    has_data = config.data.train.shards is None or Path(config.data.train.shards).exists()
+    has_data = config.data.train.shards is None or places.are_there(config.data.train.shards)
     prefix = "distdl-bench-"
     with collectives.joined(world, config.dist.backend, device), tempfile.TemporaryDirectory(prefix=prefix) as folder:
         config = tuned.settled(config, world.world_size // world.local_world_size, world.local_world_size)

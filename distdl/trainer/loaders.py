@@ -49,18 +49,21 @@ class LoaderFactory:
         loaders = {}
         for name, split in self.config.data.eval_sets.items():
             where = "data.eval" if name == "eval" else f"data.eval.{name}"
-            loaders[name] = self(split, where, open_dataset(split, where), None)
+            loaders[name] = self(split, where, open_dataset(split, where, self.config.data), None)
         return loaders
 
 
-def open_dataset(split: SplitConfig, where: str) -> Dataset | OwnDataset:
+def open_dataset(split: SplitConfig, where: str, data: DataConfig) -> Dataset | OwnDataset:
     """Rank 0 first: it writes the missing index files, or downloads, what the others then find."""
-    if split.shards is None:
+    shards = split.shards
+    if shards is None:
         return messages.rank0_first(lambda: OwnDataset.open(split, where))
     try:
-        return messages.rank0_first(lambda: Dataset.open(split.source, index_folder=split.index))
+        return messages.rank0_first(
+            lambda: Dataset.open(shards, index_folder=split.index, remote=data.remote, stage=data.stage)
+        )
     except UserError as error:
-        raise UserError(error.what, where=f"{where}.shards: {error.where or split.shards}", fix=error.fix) from None
+        raise UserError(error.what, where=f"{where}.shards: {error.where or split.source}", fix=error.fix) from None
 
 
 def build_plan(config: Config, dataset: Dataset | OwnDataset) -> Plan:

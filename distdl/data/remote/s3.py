@@ -157,7 +157,7 @@ def _failure(error: Exception) -> Exception:
 _REASONS = {
     "EndpointConnectionError": "no connection to the endpoint",
     "ConnectTimeoutError": "no connection in time",
-    "ReadTimeoutError": f"the server was silent for {_SILENCE_S:g} s",
+    "ReadTimeoutError": "the server fell silent",
     "ConnectionClosedError": "the connection broke",
     "IncompleteReadError": "the connection broke within an answer",
     "ResponseStreamingError": "the connection broke within an answer",

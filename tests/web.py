@@ -8,7 +8,9 @@ Failures: "503", "404", "short" (half the answer, then the end), "stall" (half, 
 "drop" (no answer), "whole" (a server without byte ranges), "401" while the credentials are not the right ones.
 """
 
+import contextlib
 import re
+import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -40,7 +42,7 @@ class Web:
         self.wanted_query: str | None = None
         self.lock = threading.Lock()
         self._failures: list[list] = []
-        self._server: ThreadingHTTPServer | None = None
+        self._server: _Server | None = None
         self.port = 0
         self._stopping = threading.Event()
 
@@ -64,6 +66,7 @@ class Web:
         if self._server:
             self._server.shutdown()
             self._server.server_close()
+            self._server.hang_up()
             self._server = None
 
     @property
@@ -94,6 +97,16 @@ class Web:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
+
+    def process_request(self, request: socket.socket, client_address: object) -> None:
+        self.__dict__.setdefault("connections", []).append(request)
+        super().process_request(request, client_address)
+
+    def hang_up(self) -> None:
+        """Also on clients that keep their connection."""
+        for connection in self.__dict__.get("connections", []):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients may go away."""
@@ -173,8 +186,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send(self, content: bytes) -> None:
         web = self.web
-        for at in range(0, len(content), 1 << 16):
-            piece = content[at : at + (1 << 16)]
+        size = 1 << 13 if web.bytes_per_s else 1 << 16
+        for at in range(0, len(content), size):
+            piece = content[at : at + size]
             self.wfile.write(piece)
             with web.lock:
                 web.sent_bytes += len(piece)

@@ -120,7 +120,7 @@ def test_a_server_that_is_not_there_is_told_after_the_deadline(web):
 
 def test_a_byte_now_and_then_is_no_progress(web, monkeypatch):
     monkeypatch.setattr(patience, "_ATTEMPT_S", 0.2)
-    web.bytes_per_s = 300_000  # a piece of 64 KiB every 0.2 s
+    web.bytes_per_s = 100_000
     monkeypatch.setattr(patience, "_PROGRESS_BYTES", 1 << 20)
 
     with pytest.raises(UserError, match=r"can't be read for 1 s .*: slow"):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from distdl.data.remote.cache import NEVER, Cache, DiskFull, NoRoom, Part
-from distdl.data.remote.patience import Closed, PatientStore
+from distdl.data.remote.patience import Closed, PatientStore, RemoteFile
 from distdl.errors import UserError
 
 _THREADS = 8
@@ -32,6 +32,7 @@ class Source:
     name: str
     size_bytes: int
     xxh3: str
+    index: RemoteFile
 
 
 @dataclass(slots=True, eq=False)
@@ -96,12 +97,14 @@ class Fetcher:
                     content = fetch.source.store.read(fetch.source.name, *chunk, urgent=False)
                     fetch.part.write(chunk[0], content)
                     self.n_bytes += len(content)
+                elif fetch.error is None:
+                    self._fetch_index(fetch.source)
             except (UserError, DiskFull, OSError, Closed) as error:
                 fetch.error = error
             self._ended(fetch)
 
     def _next_task(self) -> tuple[_Fetch, tuple[int, int] | None] | None:
-        """A chunk to fetch; the chunk None where a shard's chunks are all there already."""
+        """A chunk to fetch; the chunk None where it is the shard's index."""
         with self._lock:
             for fetch in self._active:
                 if fetch.todo and fetch.error is None:
@@ -115,7 +118,7 @@ class Fetcher:
                 return None
             self._active.append(begun)
             begun.n_running += 1
-            return begun, begun.todo.popleft() if begun.todo else None
+            return begun, None  # first the index, without which the shard is of no use
 
     def _begin_next(self) -> _Fetch | None:
         wanted = self._wanted()
@@ -136,6 +139,10 @@ class Fetcher:
         if any(fetch.part.key == key for fetch in self._active) or time.monotonic() < self._not_before.get(key, 0):
             return False
         return not self._cache.has(key)
+
+    def _fetch_index(self, source: Source) -> None:
+        if not self._cache.index_path(source.xxh3).exists() and (content := source.index.read_whole()) is not None:
+            self._cache.write_index(source.xxh3, content)
 
     def _ended(self, fetch: _Fetch) -> None:
         """A chunk was fetched, or failed. The last one makes the shard whole, or leaves it to a later time."""

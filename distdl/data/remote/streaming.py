@@ -90,7 +90,9 @@ class Streaming:
         self.fetcher: Fetcher | None = None
         if cache is not None:
             sources = {
-                shards[i].xxh3: Source(file.store, file.name, shards[i].size_bytes, shards[i].xxh3)
+                shards[i].xxh3: Source(
+                    file.store, file.name, shards[i].size_bytes, shards[i].xxh3, _index_of(shards[i])
+                )
                 for i, file in self._files.items()
             }
             self.fetcher = Fetcher(cache, sources, self._wanted, say)
@@ -258,8 +260,7 @@ class Streaming:
                     return found
             except UserError:
                 path.unlink(missing_ok=True)
-        assert isinstance(shard.index, RemoteFile), "what is remote has its index in a store"
-        content = shard.index.read_whole()
+        content = _index_of(shard).read_whole()
         if content is None:
             raise listing.no_index(str(shard.tar), str(shard.index))
         found = index.ShardIndex(content, str(shard.index))
@@ -272,3 +273,8 @@ class Streaming:
         if self.cache is not None:
             self.cache.write_index(shard.xxh3, content)
         return found
+
+
+def _index_of(shard: Shard) -> RemoteFile:
+    assert isinstance(shard.index, RemoteFile), "what is remote has its index in a store"
+    return shard.index

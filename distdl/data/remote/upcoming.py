@@ -34,6 +34,8 @@ class Upcoming:
         """Shard -> steps until it is read, sorted by them; those that are not in it come later, or never."""
         stretch = self._now // _STEPS_AT_ONCE
         if self._answer[0] != stretch:
+            while self._walked < stretch * _STEPS_AT_ONCE and not self._is_over:
+                self._walk()
             while self._stretches and self._stretches[0][0] + _STEPS_AT_ONCE <= self._now:
                 self._stretches.popleft()
             self._answer = (stretch, self._look_ahead())

@@ -17,7 +17,6 @@ from distdl.comm.reduction import Reduction
 from distdl.comm.status import Status
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config, TrainConfig
-from distdl.data.dataset import Dataset
 from distdl.data.engine import HostBatch, Loader
 from distdl.data.order import Plan, Rows
 from distdl.errors import UserError, did_you_mean
@@ -93,9 +92,6 @@ class Run:
 
     def host_batches(self) -> Iterator[HostBatch]:
         """This worker's share of every batch from the state's position to the end."""
-        if isinstance(self.train_loader.dataset, Dataset):
-            steps_per_epoch = self.plan.epoch_length // self.plan.global_batch + 1
-            self.train_loader.dataset.follow(self.node_rows(self.state.position), steps_per_epoch)
         steps = self.plan.steps(self.state.position, self.end, end=self.end)
         return self.train_loader.stream(rows.parts(self.reduction.parts, self.reduction.n_parts) for rows in steps)
 

@@ -40,6 +40,14 @@ def stage(run: Run, say: Callable[[str], None]) -> None:
     say(_progress(run, tasks, began))
 
 
+def fetch_ahead(run: Run) -> None:
+    """Has remote shards come into the cache in the order in which this node reads them from now on."""
+    dataset = run.train_loader.dataset
+    if isinstance(dataset, Dataset):
+        steps_per_epoch = run.plan.epoch_length // run.plan.global_batch + 1
+        dataset.follow(run.node_rows(run.state.position), steps_per_epoch)
+
+
 def share_of_node(run: Run, dataset: Dataset) -> list[int]:
     """The shards that the workers of this node read from now on, in the order in which they come to them."""
     found: dict[int, None] = {}

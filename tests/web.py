@@ -43,7 +43,7 @@ class Web:
         self.lock = threading.Lock()
         self._failures: list[list] = []
         self._server: _Server | None = None
-        self.port = 0
+        self.host, self.port = "127.0.0.1", 0
         self._stopping = threading.Event()
 
     def __enter__(self) -> "Web":
@@ -57,7 +57,7 @@ class Web:
         """Again at the same port, if it was stopped."""
         self._stopping = threading.Event()
         handler = type("Handler", (_Handler,), {"web": self})
-        self._server = _Server(("127.0.0.1", self.port), handler)
+        self._server = _Server((self.host, self.port), handler)
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 

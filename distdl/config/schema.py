@@ -120,7 +120,7 @@ class TaskConfig(Section):
 class SplitConfig(Section):
     shards: str | list[str] | None = key(
         None,
-        "WebDataset tars: a folder, a tar, {000..099}.tar, an address, or a list of these; or give dataset",
+        "WebDataset tars: folder, tar, address or a list; or give dataset",
         free=True,
     )
     dataset: Annotated[str, _name_in(registry.DATASETS, "dataset")] | None = key(

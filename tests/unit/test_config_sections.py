@@ -116,7 +116,8 @@ def test_mistakes_in_such_sections_are_told_with_their_lines_and_all_at_once() -
     [
         (
             "{}",
-            "x.yaml: missing key 'data.train.shards' (WebDataset tars: folder, tar, address or a list; or give dataset)",
+            "x.yaml: missing key 'data.train.shards' (WebDataset tars: folder, tar, address or a list; "
+            "or give dataset)",
         ),
         ("{shrads: a}", "x.yaml:2: unknown key 'data.train.shrads' - did you mean data.train.shards?"),
         ("{shards: a, dataset: 'b:c'}", "x.yaml:2: data.train.dataset: give either shards or dataset (got 'b:c')"),

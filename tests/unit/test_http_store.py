@@ -242,7 +242,8 @@ def test_no_more_requests_than_allowed_go_to_a_host_at_a_time(web):
     assert web.most_at_once == 3
 
 
-def test_one_request_fetches_ahead_while_others_are_waited_for_and_more_do_not():
+def test_one_request_fetches_ahead_while_others_are_waited_for_and_more_do_not(monkeypatch):
+    monkeypatch.setattr(patience, "_ONE_AHEAD_EVERY_S", 0.0)
     gate = Gate(4)
     began = []
 

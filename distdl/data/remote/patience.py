@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 _ATTEMPT_S = 30.0  # for one answer; what it has brought by then is kept
-_QUIET_S = 0.25
+_QUIET_S, _ONE_AHEAD_EVERY_S = 0.25, 1.0
 _PROGRESS_BYTES = 16 << 10  # that an attempt brings, or it counts as none: a server may send a byte now and then
 
 
@@ -37,14 +37,14 @@ class Closed(Exception):
 
 
 class Gate:
-    """At most `most` requests at a time. Those that fetch ahead have one place less, and few while others are waited
-    for, or just were: on a slow link each of them makes every sample later."""
+    """At most `most` requests at a time. Those that fetch ahead have one place less, few between the others, and while
+    others are waited for one now and then: on a slow link each of them makes every sample later."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._changed = threading.Condition()
         self._urgent = self._ahead = self._urgent_waiting = 0
-        self._last_urgent_s = time.monotonic()
+        self._last_urgent_s = self._last_ahead_s = time.monotonic()
 
     @contextmanager
     def place(self, *, urgent: bool) -> Iterator[None]:
@@ -54,6 +54,8 @@ class Gate:
             self._urgent_waiting -= urgent
             self._urgent += urgent
             self._ahead += not urgent
+            if not urgent:
+                self._last_ahead_s = time.monotonic()
         try:
             yield
         finally:
@@ -61,14 +63,16 @@ class Gate:
                 self._urgent -= urgent
                 self._ahead -= not urgent
                 if urgent:
-                    self._last_urgent_s = time.monotonic()
+                    self._last_urgent_s = self._last_ahead_s = time.monotonic()
                 self._changed.notify_all()
 
     def _is_free(self, urgent: bool) -> bool:
         if urgent:
             return self._urgent + self._ahead < self._most
-        # Some go on fetching ahead even then: else samples would be waited for for ever.
-        is_quiet = not self._urgent and not self._urgent_waiting and time.monotonic() - self._last_urgent_s > _QUIET_S
+        now = time.monotonic()
+        if self._urgent or self._urgent_waiting:  # some are fetched even then, or it would stay so for ever
+            return not self._ahead and now - self._last_ahead_s > _ONE_AHEAD_EVERY_S
+        is_quiet = now - self._last_urgent_s > _QUIET_S
         return self._ahead < max(1, self._most - 1 if is_quiet else self._most // 8)
 
 

@@ -25,6 +25,7 @@ from distdl.comm import collectives
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config
 from distdl.data.engine import HostBatch
+from distdl.data.remote import places
 from distdl.data.shards import RawSample, write_shards
 from distdl.errors import UserError
 from distdl.models import zoo
@@ -51,7 +52,8 @@ def measure(config: Config, world: WorldInfo, n_steps: int, image_shape: Sequenc
     n_rounds = min(ROUNDS, n_steps)
     steps_per_round = n_steps // n_rounds
     train = config.data.train
-    has_data = train.dataset is not None or Path(train.source).exists()
+    is_kept = train.shards is not None and not places.are_there(train.shards)
+    has_data = not is_kept and (train.folder is None or Path(train.folder).exists())
     prefix = "distdl-bench-"
     with collectives.joined(world, config.dist.backend, device), tempfile.TemporaryDirectory(prefix=prefix) as folder:
         config = tuned.settled(config, world.world_size // world.local_world_size, world.local_world_size)

@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from distdl import plugins, registry
-from distdl.config import keys
+from distdl.config import addresses, keys
 from distdl.config.mistakes import explain
 from distdl.config.schema import Config
 from distdl.config.tree import COMMAND_LINE, Mistake, Node, Place, dotted, parse, plain
@@ -43,7 +43,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
     file = Place((0, END_OF_FILE), os.fspath(path))
     tree = _read(Path(path), file, (), mistakes)
     for number, text in enumerate(overrides):
-        place = Place((COMMAND_LINE, number), f"command line '{text}'")
+        place = Place((COMMAND_LINE, number), f"command line '{addresses.shown(text)}'")
         tree = _override(tree, text, place, mistakes)
     tree = _with_plugins_found(tree, Path.cwd()) if tree else None
     config = _check(tree, file, mistakes) if tree else None

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from distdl.config import keys
+from distdl.config import addresses, keys
 from distdl.config.layout import flow
 from distdl.config.tree import Mistake, Node, Path, Place, dotted
 from distdl.errors import did_you_mean
@@ -93,6 +93,7 @@ def _unknown(path: Path, suggested: Sequence[str]) -> str:
 def _problem(errors: Sequence[ErrorDetails]) -> str:
     first = errors[0]
     value = first["input"]
+    value = addresses.shown(value) if isinstance(value, str) else value
     got = repr(value) if isinstance(value, str) else flow(value)
     got = got if len(got) <= LONGEST_SHOWN else got[:LONGEST_SHOWN] + " ..."
     if first["type"] == "value_error":  # raised by the schema's own validators, in words meant for the reader

@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from distdl import registry
+from distdl.config import addresses
 
 REQUIRED: Any = ...
 
@@ -118,7 +119,11 @@ class TaskConfig(Section):
 
 
 class SplitConfig(Section):
-    shards: str | None = key(None, "folder of WebDataset tars, or one tar; or folder or dataset")
+    shards: str | list[str] | None = key(
+        None,
+        "WebDataset tars: folder, tar, address, list; or folder, dataset",
+        free=True,
+    )
     folder: str | None = key(None, "a folder per class with image files in it, used as it lies")
     dataset: Annotated[str, _name_in(registry.DATASETS, "dataset")] | None = key(
         None,
@@ -129,7 +134,16 @@ class SplitConfig(Section):
     transforms: list[Transform] = key([], "applied in order: those of images, then those of batches, then normalise")
     image: str | None = key(None, "component that holds the image (default: the first known image extension)")
     label: str = key("cls", "component that holds the label, as text that the task reads: a class number")
-    index: str | None = key(None, "folder for the index files where the shards' own folder is read-only", free=True)
+    index: str | None = key(
+        None, "folder (or address) of the index files, where they are not beside the shards", free=True
+    )
+
+    @field_validator("shards", "index")
+    @classmethod
+    def _no_secrets(cls, value: str | list[str] | None) -> str | list[str] | None:
+        for text in [value] if isinstance(value, str) else value or ():
+            addresses.check(text)
+        return value
 
     @field_validator("dataset")  # not of the model, which is checked only once every key is right by itself
     @classmethod
@@ -145,6 +159,8 @@ class SplitConfig(Section):
     @property
     def source(self) -> str:
         """What a person would call it: the folder, or the dataset's name."""
+        if isinstance(self.shards, list):
+            return f"{self.shards[0]} and {len(self.shards) - 1} more" if self.shards[1:] else "".join(self.shards)
         return self.shards or self.folder or self.dataset or ""
 
 
@@ -155,6 +171,26 @@ def _split_or_several(value: Any) -> str:
     if isinstance(value, dict) and value and all(isinstance(v, dict | SplitConfig) for v in value.values()):
         return "<several>"
     return "<one>"
+
+
+class RemoteConfig(Section):
+    cache: str | None = key(
+        None,
+        "folder for shards that were fetched, of all workers of a node (default: in $TMPDIR or ~/.cache)",
+        free=True,
+    )
+    cache_gb: float | None = key(
+        None, "most GB of shards in it; 0 keeps none (default: half of what is free there)", ge=0, free=True
+    )
+    endpoint: str | None = key(None, "of s3://, where it isn't AWS and AWS_ENDPOINT_URL does not name it", free=True)
+    region: str | None = key(None, "of s3:// (default: as the AWS settings say)", free=True)
+    deadline: Duration = key("5 min", "how long a read is tried again before the run ends with an error", free=True)
+    connections: int = key(16, "requests of a worker to a host at a time", ge=2, le=256, free=True)
+
+    @field_validator("endpoint")
+    @classmethod
+    def _no_secrets(cls, endpoint: str | None) -> str | None:
+        return endpoint and addresses.check(endpoint)
 
 
 class DataConfig(Section):
@@ -187,6 +223,10 @@ class DataConfig(Section):
     bad_sample: Literal["raise", "mask", "substitute"] = key(
         "mask", "a sample that can't be decoded: stop; count it with weight 0; or take the lane's next one"
     )
+    stage: str | None = key(
+        None, "folder on a node's own disk to which its shards are copied before training", free=True
+    )
+    remote: RemoteConfig = key(RemoteConfig(), "how shards at an address are read")
     bad_sample_limit: int = key(100, "stop once more samples than this were bad, over all workers", ge=0, free=True)
 
     @property

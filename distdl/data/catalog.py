@@ -12,6 +12,7 @@ from pathlib import Path
 
 from distdl.data import descriptor, index
 from distdl.data.index import ShardIndex
+from distdl.data.remote.patience import RemoteFile
 from distdl.errors import UserError
 
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -21,12 +22,25 @@ _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 class Shard:
     """What is known of a shard without opening it."""
 
-    tar: Path
-    index: Path | None  # where its index is; None if it is only in memory
+    tar: Path | RemoteFile
+    index: Path | RemoteFile | None  # where its index is; None if it is only in memory
     n_samples: int
     size_bytes: int
     xxh3: str  # xxh3-128 of the tar
     excluded: Sequence[str] = ()  # keys of samples in the tar that the index leaves out
+
+
+def local_shards(
+    path: Path, index_folder: str | Path | None, *, write_index: bool, tars: list[Path] | None = None
+) -> tuple[list[Shard], dict[int, ShardIndex], list[str] | None]:
+    """The shards of a folder, or one tar; with `tars`, those of the folder. Also the indexes that are only in memory,
+    by shard number, and the classes. Raises UserError as its parts do."""
+    folders = index_folders(path, index_folder)
+    found = find_tars(path) if tars is None else tars
+    listed = listed_shards(path if tars is None else found[0], found, folders)
+    if listed is not None:
+        return listed[0], {}, listed[1]
+    return *indexed_shards(found, folders, write_index=write_index), None
 
 
 def find_tars(path: Path) -> list[Path]:

@@ -1,16 +1,16 @@
-"""A corpus on disk, opened: how many samples there are, and the bytes of any of them, by shard and row.
+"""A corpus, opened: how many samples there are, and the bytes of any of them, by shard and row.
 
 dataset.json gives the counts, or else the shards' indexes; a missing index is built, so that any folder of plain
-WebDataset tars works. Samples are read with pread by many threads at once, and every component is checked against its
-checksum. A sample's id is its place when the shards, sorted by name, are laid end to end.
+WebDataset tars works. Samples are read with pread by many threads at once, or from where the shards lie
+(distdl/data/remote), and every component is checked against its checksum. A sample's id is its place when the shards,
+sorted by name, are laid end to end.
 """
 
-import errno
 import os
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,17 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from distdl.config.schema import RemoteConfig
 from distdl.data import catalog, index
 from distdl.data.catalog import Shard
+from distdl.data.component import read_component
 from distdl.data.index import Component, ShardIndex
+from distdl.data.order import Rows
+from distdl.data.remote import listing, places
+from distdl.data.remote.cache import Cache
+from distdl.data.remote.patience import RemoteFile
+from distdl.data.remote.places import Shards
+from distdl.data.remote.streaming import Streaming, warn
 from distdl.errors import UserError
 
 _MOST_OPEN_SHARDS = 192  # more than the 128 lanes of the default plan; each costs two file descriptors
@@ -63,7 +71,12 @@ class Dataset:
     """The samples of one split. Made by `open`; a context manager; `read` may be called from any number of threads."""
 
     def __init__(
-        self, path: str, shards: list[Shard], classes: list[str] | None, built: dict[int, ShardIndex] | None = None
+        self,
+        path: str,
+        shards: list[Shard],
+        classes: list[str] | None,
+        built: dict[int, ShardIndex] | None = None,
+        streaming: Streaming | None = None,
     ) -> None:
         self.path = path
         self.shards = shards
@@ -73,59 +86,96 @@ class Dataset:
         self.ends: npt.NDArray[np.int64] = np.cumsum(self.sizes)
         self.n_samples = int(self.sizes.sum())
         self.identity = _identity(shards)
+        self.streaming = streaming  # of the shards that lie elsewhere
         self._built = built or {}  # indexes that are nowhere on disk
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()  # the least recently used comes first
         self._lock = threading.Lock()
         self._closed = False
 
     @classmethod
-    def open(cls, path: str | Path, *, index_folder: str | Path | None = None, write_index: bool = True) -> "Dataset":
-        """Opens a folder of tars, or one tar.
+    def open(
+        cls,
+        path: Shards,
+        *,
+        index_folder: str | Path | None = None,
+        write_index: bool = True,
+        remote: RemoteConfig | None = None,
+        stage: str | Path | None = None,
+        say: Callable[[str], None] = warn,
+    ) -> "Dataset":
+        """Opens a folder of tars, one tar, an address, or a list of them.
 
         A missing index is built and written beside its tar, or into `index_folder`, or only kept in memory if not
-        `write_index`. Raises UserError for what is missing, empty, damaged, or does not belong together.
+        `write_index`. What is remote comes into a cache, or with `stage` all of it into that folder. Raises UserError
+        for what is missing, empty, damaged, or does not belong together.
         """
-        path = Path(path)
-        folders = catalog.index_folders(path, index_folder)
-        tars = catalog.find_tars(path)
-        classes: list[str] | None = None
+        local = None if stage is not None else places.one_local(path)
         built: dict[int, ShardIndex] = {}
-        listed = catalog.listed_shards(path, tars, folders)
-        if listed is not None:
-            shards, classes = listed
+        if local is not None:
+            shards, built, classes = catalog.local_shards(local, index_folder, write_index=write_index)
         else:
-            shards, built = catalog.indexed_shards(tars, folders, write_index=write_index)
+            shards, built, classes = listing.shards_of(
+                places.places(path), index_folder, remote or RemoteConfig(), write_index, as_remote=stage is not None
+            )
+        shown = places.shown(path)
         if sum(shard.n_samples for shard in shards) == 0:
             raise UserError(
                 "there are no samples in it",
-                where=str(path),
+                where=shown,
                 fix="A sample is all files with the same name up to the first dot, such as 0001.jpg and 0001.cls.",
             )
-        return cls(str(path), shards, classes, built)
+        streaming = None
+        if any(isinstance(shard.tar, RemoteFile) for shard in shards):
+            remote = remote or RemoteConfig()
+            streaming = Streaming(shards, remote, Cache.for_config(remote, stage, say), say, most_open_shards())
+        return cls(shown, shards, classes, built, streaming)
 
     def read(self, shard: int, row: int, only: Collection[str] | None = None) -> Sample:
         """The bytes of a sample's components, or of those in `only` that it has.
 
         Raises CorruptSample when a component differs from what was indexed, and IndexError for a row there is not.
         """
-        opened = self._opened(shard)
-        key, name = opened.index.key(row), self.shard_names[shard]
+        shard_index, content_of = self._reader(shard, row, only)
+        key, name = shard_index.key(row), self.shard_names[shard]
         components = {}
-        for extension, component in opened.index.components(row).items():
+        for extension, component in shard_index.components(row).items():
             if only is not None and extension not in only:
                 continue
             try:
-                components[extension] = read_component(opened.descriptor, component)
+                components[extension] = content_of(component)
             except ValueError as error:
                 raise CorruptSample(name, key, extension, str(error)) from None
         return Sample(key, name, components)
+
+    def _reader(
+        self, shard: int, row: int, only: Collection[str] | None
+    ) -> tuple[ShardIndex, Callable[[Component], bytes]]:
+        if self._is_remote(shard):
+            assert self.streaming, "remote shards are streamed"
+            return self.streaming.index(shard), self.streaming.reader(shard, row, only)
+        opened = self._opened(shard)
+        return opened.index, lambda component: read_component(opened.descriptor, component)
+
+    def announce(self, sample_ids: Iterable[int], only: Collection[str] | None) -> None:
+        """Samples that `read` is going to be asked for next, of a step: what is remote is on its way from now on."""
+        if self.streaming:
+            self.streaming.announce([self.locate(each) for each in sample_ids], only)
+
+    def follow(self, rows: Iterator[Rows], most_steps: int) -> None:
+        """`rows`: what the workers of this node are going to read, step by step: whole shards are fetched ahead."""
+        if self.streaming:
+            self.streaming.follow(rows, most_steps)
+
+    @property
+    def all_shards(self) -> list[int]:
+        return list(range(len(self.shards)))
 
     def extensions(self, shard: int) -> tuple[str, ...]:
         """The components that samples of this shard have, in the order of their first appearance."""
         return self.index(shard).extensions
 
     def key(self, shard: int, row: int) -> str:
-        return self._opened(shard).index.key(row)
+        return self.index(shard).key(row)
 
     def locate(self, sample_id: int) -> tuple[int, int]:
         """Sample id -> (shard, row). Raises IndexError unless 0 <= sample_id < n_samples."""
@@ -144,6 +194,8 @@ class Dataset:
         with self._lock:
             self._closed = True
             self._open.clear()
+        if self.streaming:
+            self.streaming.close()
 
     def __enter__(self) -> "Dataset":
         return self
@@ -153,7 +205,13 @@ class Dataset:
 
     def index(self, shard: int) -> ShardIndex:
         """The shard's index. Raises UserError if it is missing, damaged, or of another tar."""
+        if self._is_remote(shard):
+            assert self.streaming, "remote shards are streamed"
+            return self.streaming.index(shard)
         return self._opened(shard).index
+
+    def _is_remote(self, number: int) -> bool:
+        return 0 <= number < len(self.shards) and isinstance(self.shards[number].tar, RemoteFile)
 
     def _opened(self, number: int) -> _OpenShard:
         with self._lock:
@@ -175,7 +233,7 @@ class Dataset:
         shard = self.shards[number]
         shard_index = self._built.get(number)
         if shard_index is None:
-            assert shard.index is not None, "a shard's index is on disk or in memory"
+            assert isinstance(shard.index, Path), "a shard's index is on disk or in memory"
             shard_index = index.read(shard.index)
             if shard_index.tar_xxh3 != shard.xxh3 or shard_index.n_samples != shard.n_samples:
                 raise UserError(
@@ -183,28 +241,11 @@ class Dataset:
                     where=str(shard.index),
                     fix=f"Write both again: `distdl data index {shard.tar.parent}`.",
                 )
+        assert isinstance(shard.tar, Path), "what is remote is streamed"
         try:
             return _OpenShard(shard.tar, shard_index)
         except OSError as error:
             raise UserError(f"can't open this shard: {error.strerror}", where=str(shard.tar)) from error
-
-
-def read_component(file: int, component: Component) -> bytes:
-    """A component's bytes, by file descriptor. Raises ValueError with the reason if they are not what was indexed."""
-    data = b""
-    try:
-        while len(data) < component.size:  # once, but for sizes beyond 2 GiB
-            part = os.pread(file, component.size - len(data), component.offset + len(data))
-            if not part:
-                raise ValueError(f"the shard ends after {len(data)} of its {component.size} bytes")
-            data = data + part if data else part
-    except OSError as error:
-        if error.errno != errno.EIO:  # one bad sector is a bad sample; anything else is a broken disk or mount
-            raise
-        raise ValueError(f"can't be read: {error.strerror}") from error
-    if xxhash.xxh3_64_intdigest(data) != component.xxh3:
-        raise ValueError("its checksum does not match: the data has changed since it was indexed")
-    return data
 
 
 def most_open_shards() -> int:

@@ -76,36 +76,48 @@ def read(path: Path) -> Descriptor | None:
 
     Raises UserError when it is ours and damaged or edited.
     """
-    value = _parse(path)
+    content = _content(path)
+    return None if content is None else parse(content, str(path), str(path.parent))
+
+
+def parse(content: bytes, where: str, folder: str) -> Descriptor | None:
+    """The same of a file's bytes; `where` it came from, and the `folder` to index again if it is damaged."""
+    value = _parse(content, where, folder)
     if value is None:
         return None
     checksum = value.get("checksum")
-    if not isinstance(checksum, str) or not _checksum_matches(path.read_bytes(), checksum):
-        raise _damaged(path, "its checksum does not match: it was edited or is damaged")
+    if not isinstance(checksum, str) or not _checksum_matches(content, checksum):
+        raise _damaged(where, folder, "its checksum does not match: it was edited or is damaged")
     descriptor = _descriptor(value)
     if descriptor is None:
-        raise _damaged(path, "it is not a list of shards")
+        raise _damaged(where, folder, "it is not a list of shards")
     return descriptor
 
 
 def read_unchecked(path: Path) -> Descriptor | None:
     """What can be had of a dataset.json whose checksum may be wrong, such as one edited on purpose; None if nothing."""
     try:
-        value = _parse(path)
+        content = _content(path)
+        value = None if content is None else _parse(content, str(path), str(path.parent))
     except UserError:
         return None
     return _descriptor(value) if value is not None else None
 
 
-def _parse(path: Path) -> dict[str, Any] | None:
+def _content(path: Path) -> bytes | None:
     try:
-        value = json.loads(path.read_bytes())
+        return path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UserError(f"can't read it: {error.strerror}", where=str(path)) from error
+
+
+def _parse(content: bytes, where: str, folder: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(content)
     except (ValueError, RecursionError):
-        raise _damaged(path, "it is not JSON") from None
+        raise _damaged(where, folder, "it is not JSON") from None
     # Two marks, so that no single damaged byte makes one of ours look like another program's.
     return value if isinstance(value, dict) and ("created_by" in value or "checksum" in value) else None
 
@@ -156,5 +168,5 @@ def _names(value: Any) -> list[str] | None:
     return list(value)
 
 
-def _damaged(path: Path, how: str) -> UserError:
-    return UserError(how, where=str(path), fix=f"Write it again from the tars: `distdl data index {path.parent}`.")
+def _damaged(where: str, folder: str, how: str) -> UserError:
+    return UserError(how, where=where, fix=f"Write it again from the tars: `distdl data index {folder}`.")

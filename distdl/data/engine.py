@@ -91,8 +91,8 @@ class Loader:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"decode-{where}")
 
     def close(self) -> None:
+        self.dataset.close()  # first: a thread may be waiting for a server
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self.dataset.close()
 
     def stream(self, rows: Iterable[Rows]) -> Generator[HostBatch, None, None]:
         """Batches for the given rows, in that order, made up to `prefetch` ahead."""
@@ -116,6 +116,7 @@ class Loader:
 
     def _begin(self, rows: Rows) -> tuple[dict[str, torch.Tensor], list[Future[list[str]]]]:
         n = len(rows)
+        self._samples.announce(rows.sample_id[rows.sample_id >= 0].tolist())
         tensors = {
             "image": torch.empty((n, *self._pictures.shape(rows.resolution)), dtype=torch.uint8, pin_memory=self._pin),
             "valid": torch.zeros(n, dtype=torch.float32, pin_memory=self._pin),

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +96,12 @@ class FolderDataset:
         if not (0 <= shard < len(self.sizes) and 0 <= row < self.sizes[shard]):
             raise IndexError(f"shard {shard}, row {row}")
         return shard * _SHARD + row
+
+    def file(self, sample_id: int) -> Path:
+        return self._root / self._name(sample_id)
+
+    def announce(self, sample_ids: Iterable[int], only: Collection[str] | None) -> None:
+        """Files come when they are asked for."""
 
     def close(self) -> None:
         """No file stays open."""

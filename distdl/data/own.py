@@ -79,6 +79,9 @@ class OwnDataset:
                 found.append(None)
         return found
 
+    def announce(self, sample_ids: list[int]) -> None:
+        """Items come when they are asked for."""
+
     def close(self) -> None:
         """There is nothing of ours to close."""
 

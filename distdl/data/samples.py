@@ -64,6 +64,10 @@ class ShardSamples:
         file = f"{sample.key}.{extension} in {sample.shard}"
         return Example(name, sample.components[extension], label, extension, file)
 
+    def announce(self, sample_ids: list[int]) -> None:
+        """These samples are going to be asked for next."""
+        self._dataset.announce(sample_ids, self._read)
+
     def _find_image_components(self) -> tuple[str, ...]:
         """The first sample's image component; and the other formats, for corpora that mix jpg, jpeg and png."""
         there = self._dataset.extensions(0)

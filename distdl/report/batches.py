@@ -32,7 +32,7 @@ def first_batch(trained: Trained) -> list[Seen]:
     """The first samples of the run's first batch. Raises UserError where the data can't be had."""
     config, split = trained.config, trained.config.data.train
     with registry.using(trained.own_code):
-        dataset = open_dataset(split, "data.train")
+        dataset = open_dataset(split, "data.train", config.data)
         plan = build_plan(config, dataset)
         make = LoaderFactory(config, WorldInfo(), trained.device, trained.model, trained.task)
         loader = make(split, "data.train", dataset, plan)

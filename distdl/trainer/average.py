@@ -109,7 +109,7 @@ def estimate_batch_norm(trained: Trained, n_samples: int | None) -> None:
         return
     config = trained.config
     with registry.using(trained.own_code):
-        dataset = open_dataset(config.data.train, "data.train")
+        dataset = open_dataset(config.data.train, "data.train", config.data)
         plan = build_plan(config, dataset)
         make = LoaderFactory(config, WorldInfo(), trained.device, trained.model, trained.task)
         loader = make(config.data.train, "data.train", dataset, plan)

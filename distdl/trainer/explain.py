@@ -5,7 +5,6 @@ row -> shard, key, bytes. So it can be asked of any step, also of one to come, a
 """
 
 import json
-from pathlib import Path
 
 from distdl import plugins, registry
 from distdl.checkpoint import load as checkpoint_load
@@ -13,8 +12,10 @@ from distdl.comm import tree
 from distdl.config import load
 from distdl.config.schema import Config
 from distdl.data.dataset import Dataset
+from distdl.data.folder import FolderDataset
 from distdl.data.order import Plan, Rows
 from distdl.data.own import OwnDataset
+from distdl.data.samples import Stored
 from distdl.errors import UserError
 from distdl.run import trust
 from distdl.run.folder import RunFolder, find
@@ -49,10 +50,13 @@ def explain(run: str, *, step: int, rank: int, row: int, world_size: int | None 
         dataset.close()
 
 
-def _open(config: Config) -> Dataset | OwnDataset:
+def _open(config: Config) -> Stored | OwnDataset:
     split = config.data.train
-    if split.shards is None:
+    if split.dataset is not None:
         return OwnDataset.open(split, "data.train")
+    if split.folder is not None:
+        return FolderDataset.open(split.folder)
+    assert split.shards is not None, "a split has one source"
     return Dataset.open(split.shards, index_folder=split.index, write_index=False)
 
 
@@ -66,7 +70,7 @@ def _world_size(folder: RunFolder) -> int:
         ) from None
 
 
-def _check_data(folder: RunFolder, dataset: Dataset | OwnDataset, plan: Plan) -> None:
+def _check_data(folder: RunFolder, dataset: Stored | OwnDataset, plan: Plan) -> None:
     checkpoint = checkpoint_load.newest(folder, warn=lambda message: None, only="no tensor")
     if checkpoint and checkpoint.state.get("data") != {"identity": dataset.identity, **plan.identity}:
         raise UserError(
@@ -115,7 +119,7 @@ def _share(rows: Rows, config: Config, rank: int, world_size: int) -> Rows:
     return rows.parts(tree.leaves_of(rank, world_size, n_parts), n_parts)
 
 
-def _lines(rows: Rows, row: int, where: str, config: Config, dataset: Dataset | OwnDataset, plan: Plan) -> list[str]:
+def _lines(rows: Rows, row: int, where: str, config: Config, dataset: Stored | OwnDataset, plan: Plan) -> list[str]:
     epoch, offset, sample_id = int(rows.epoch[row]), int(rows.offset[row]), int(rows.sample_id[row])
     position = epoch * plan.epoch_length + offset
     lines = [
@@ -127,8 +131,9 @@ def _lines(rows: Rows, row: int, where: str, config: Config, dataset: Dataset | 
     if isinstance(dataset, OwnDataset):
         return [*lines, f"item        {sample_id} of {dataset.path}"]
     shard, row_in_shard = dataset.locate(sample_id)
-    tar = Path(dataset.shards[shard].tar)
-    lines.append(f"shard       {tar}, its sample {row_in_shard}")
+    if isinstance(dataset, FolderDataset):
+        return [*lines, f"file        {dataset.file(sample_id)}", f"class       {dataset.labels[sample_id]}"]
+    lines.append(f"shard       {dataset.shards[shard].tar}, its sample {row_in_shard}")
     lines.append(f"key         {dataset.key(shard, row_in_shard)}")
     for extension, component in dataset.index(shard).components(row_in_shard).items():
         lines.append(f"{extension:<11} {component.size:,} bytes from byte {component.offset:,} on")

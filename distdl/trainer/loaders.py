@@ -53,20 +53,24 @@ class LoaderFactory:
         loaders = {}
         for name, split in self.config.data.eval_sets.items():
             where = "data.eval" if name == "eval" else f"data.eval.{name}"
-            loaders[name] = self(split, where, open_dataset(split, where), None)
+            loaders[name] = self(split, where, open_dataset(split, where, self.config.data), None)
         return loaders
 
 
-def open_dataset(split: SplitConfig, where: str) -> Stored | OwnDataset:
+def open_dataset(split: SplitConfig, where: str, data: DataConfig) -> Stored | OwnDataset:
     """Rank 0 first: it writes the missing index files, or downloads, what the others then find."""
+    shards, folder = split.shards, split.folder
     if split.dataset is not None:
         return messages.rank0_first(lambda: OwnDataset.open(split, where))
     try:
-        if split.folder is not None:
-            return messages.rank0_first(lambda: FolderDataset.open(split.source))
-        return messages.rank0_first(lambda: Dataset.open(split.source, index_folder=split.index))
+        if folder is not None:
+            return messages.rank0_first(lambda: FolderDataset.open(folder))
+        assert shards is not None, "a split has one source"
+        return messages.rank0_first(
+            lambda: Dataset.open(shards, index_folder=split.index, remote=data.remote, stage=data.stage)
+        )
     except UserError as error:
-        key = "folder" if split.folder else "shards"
+        key = "folder" if folder else "shards"
         raise UserError(error.what, where=f"{where}.{key}: {error.where or split.source}", fix=error.fix) from None
 
 

@@ -12,13 +12,14 @@ from torch import nn
 
 from distdl import models, registry
 from distdl.comm import reduction as reductions
+from distdl.comm import tree
 from distdl.comm.reduction import Reduction
 from distdl.comm.status import Status
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config, TrainConfig
 from distdl.data import resolution
 from distdl.data.engine import HostBatch, Loader
-from distdl.data.order import Plan
+from distdl.data.order import Plan, Rows
 from distdl.errors import UserError, did_you_mean
 from distdl.trainer import batch_norm, ema, engines, mixup, optim, phases, schedule
 from distdl.trainer.distill import Teacher
@@ -97,6 +98,16 @@ class Run:
             steps = resolution.with_sides(steps, growing, self.state.position, self.plan.epoch_length)
         return self.train_loader.stream(rows.parts(self.reduction.parts, self.reduction.n_parts) for rows in steps)
 
+    def node_rows(self, position: int) -> Iterator[Rows]:
+        """What all workers of this node read from `position` to the end, step by step."""
+        world, n_parts = self.world, self.reduction.n_parts
+        first = world.rank - world.local_rank
+        last = first + world.local_world_size - 1
+        of_first, of_last = (tree.leaves_of(rank, world.world_size, n_parts) for rank in (first, last))
+        parts = range(of_first.start, of_last.stop)
+        for rows in self.plan.steps(position, self.end, end=self.end):
+            yield rows.parts(parts, n_parts)
+
     def close(self) -> None:
         for loader in (self.train_loader, *self.eval_loaders.values()):
             loader.close()
@@ -129,7 +140,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         )
     )
 
-    dataset = open_dataset(config.data.train, "data.train")
+    dataset = open_dataset(config.data.train, "data.train", config.data)
     plan = build_plan(config, dataset)
     end = plan.end_position(epochs=config.train.epochs, steps=config.train.steps)
     if end == 0:

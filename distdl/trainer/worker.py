@@ -35,6 +35,7 @@ from distdl.trainer import loop, micro_batch, setup
 from distdl.trainer.profile import Profile, traced
 from distdl.trainer.setup import Run
 from distdl.trainer.signals import StopRequests
+from distdl.trainer.stage import fetch_ahead, stage
 from distdl.trainer.state import TrainState, restore
 
 _EXIT_CODES = {"done": EXIT_DONE, "preempted": EXIT_PREEMPTED, "interrupted": EXIT_INTERRUPTED}
@@ -141,6 +142,8 @@ def _train(
         if world.rank == 0 and not launch.check and _outcome(folder) != "done":
             _write_final(run, folder, "done", 0.0)
         return "done"
+    stage(run, say)
+    fetch_ahead(run)
     micro_batch.settle(run)
     _describe(run, folder, say)
     if (warmup := config.schedule.warmup_steps) >= run.total_steps > 0:

@@ -152,6 +152,12 @@ def place(tmp_path, corpus):
 
 
 @pytest.fixture(scope="session")
+def place_of():
+    """Call it with a folder and a corpus, for a place that outlives a test."""
+    return Place
+
+
+@pytest.fixture(scope="session")
 def unkilled(tmp_path_factory, corpus):
     """The hash of the small config's run that nobody killed, for a number of workers; each is run once."""
     known = {}

@@ -1,0 +1,139 @@
+"""One folder of files somewhere, as little as is needed of it: `size`, `read` of a range of bytes, `names`.
+
+A store makes one attempt and says in which of four ways it failed; what is done then is decided once for all stores
+(patience.py). No text of its errors holds more of an address than `where` does: no password, token or signature.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from distdl.config import addresses
+from distdl.config.schema import RemoteConfig
+from distdl.errors import UserError
+
+PIECE = 64 << 10  # bytes between two looks at the clock
+
+
+class Unavailable(Exception):
+    """It may work when tried again. `partial`: the bytes that have arrived; `after_s`: when the server wants it."""
+
+    def __init__(self, reason: str, *, partial: bytes = b"", after_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.partial, self.after_s = partial, after_s
+
+
+class Denied(Exception):
+    """The credentials are missing, wrong, or no longer right."""
+
+
+class Missing(Exception):
+    """There is no such file."""
+
+
+class Unfit(Exception):
+    """It will not work however often it is tried."""
+
+
+class Store(Protocol):
+    """Its methods are called by many threads at once and raise the four exceptions above."""
+
+    where: str  # for people
+    host: str  # requests are counted by
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        ...
+
+    def read(self, name: str, begin: int, end: int | None, until: float) -> bytes:
+        """Bytes begin .. end of a file, or all from `begin` on; `until` (time.monotonic) or Unavailable."""
+        ...
+
+    def names(self) -> list[str] | None:
+        """The files' names; None where that can't be asked."""
+        ...
+
+    def renew(self) -> None:
+        """Looks up the credentials again."""
+        ...
+
+
+def open_store(folder: str, remote: RemoteConfig) -> Store:
+    """Raises UserError for an address with a variable that is not set, or one that needs what is not installed."""
+    if not addresses.is_address(folder):
+        return FileStore(Path(folder))
+    try:
+        address = addresses.filled_in(folder, os.environ)
+    except KeyError as error:
+        raise UserError(
+            f"the environment has no variable {error.args[0]}", where=addresses.shown(folder), fix="Set it."
+        ) from None
+    if address.startswith("s3://"):
+        from distdl.data.remote.s3 import S3Store
+
+        return S3Store(address, remote)
+    from distdl.data.remote.http import HttpStore
+
+    return HttpStore(address, remote)
+
+
+def gathered(pieces: Iterator[bytes], size: int | None, until: float) -> bytes:
+    """All pieces of an answer of `size` bytes. Raises Unavailable, with what there is, if it is short or slow.
+
+    What `pieces` raises when the connection breaks is made Unavailable by who knows the library.
+    """
+    found = bytearray()
+    try:
+        for piece in pieces:
+            found += piece
+            if time.monotonic() > until and (size is None or len(found) < size):
+                raise Unavailable(f"slow: {len(found):,} bytes arrived in time", partial=bytes(found))
+    except Unavailable as error:
+        error.partial = bytes(found)
+        raise
+    if size is not None and len(found) != size:
+        raise Unavailable(f"a short answer: {len(found):,} of {size:,} bytes", partial=bytes(found[:size]))
+    return bytes(found)
+
+
+class FileStore:
+    """A folder of a file system, which may be a slow one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.where = self.host = str(folder)
+
+    def size(self, name: str) -> int:
+        try:
+            return (self._folder / name).stat().st_size
+        except OSError as error:
+            raise _failure(error) from None
+
+    def read(self, name: str, begin: int, end: int | None, until: float) -> bytes:
+        try:
+            with (self._folder / name).open("rb") as file:
+                file.seek(begin)
+                found = file.read() if end is None else file.read(end - begin)
+        except OSError as error:
+            raise _failure(error) from None
+        if end is not None and len(found) != end - begin:
+            raise Unfit(f"the file ends at byte {begin + len(found):,}")
+        return found
+
+    def names(self) -> list[str] | None:
+        try:
+            return sorted(entry.name for entry in self._folder.iterdir() if entry.is_file())
+        except OSError as error:
+            raise _failure(error) from None
+
+    def renew(self) -> None:
+        """Permissions are asked for at every read."""
+
+
+def _failure(error: OSError) -> Exception:
+    reason = error.strerror or "can't be read"
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return Missing(reason)
+    return Denied(reason) if isinstance(error, PermissionError) else Unavailable(reason)

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Collection
 
-from distdl.config.schema import KeepConfig, parse_period
+from distdl.config.schema import KeepConfig
+from distdl.config.values import parse_period
 
 
 def kept(

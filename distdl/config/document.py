@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from distdl import registry
-from distdl.config import schema
+from distdl.config import values
 from distdl.config.layout import flow
 from distdl.config.schema import Config
 
@@ -40,9 +40,9 @@ NAMES: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
 
 _PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "`null`"}
 _GRAMMARS: dict[Any, str] = {
-    schema._check_period: "period",
-    schema._check_duration: "time",
-    schema._check_signal: "signal",
+    values.check_period: "period",
+    values.check_duration: "time",
+    values.check_signal: "signal",
 }
 _BOUNDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}", "min_length": "{} or more"}
 

@@ -5,15 +5,10 @@ other change would make it another run and is refused. Texts are shown by `distd
 """
 
 import math
-import re
-import signal
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -25,95 +20,30 @@ from pydantic_core import PydanticCustomError
 
 from distdl import registry
 from distdl.config import addresses
-
-REQUIRED: Any = ...
-
-
-def key(default: Any, text: str, *, free: bool = False, **bounds: Any) -> Any:
-    return Field(default, description=text, json_schema_extra={"free": free}, **bounds)
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-# --- values with a grammar of their own ---
-
-_PERIOD = re.compile(r"^(\d+(?:\.\d+)?)\s*(steps?|epochs?|s|sec|min|h)$")
-_SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
-
-
-def parse_period(text: int | str) -> tuple[float, Literal["steps", "epochs", "seconds"]]:
-    """200 -> (200, steps); "1 epoch" -> (1, epochs); "30 min" -> (1800, seconds). Raises ValueError otherwise."""
-    if isinstance(text, int) and not isinstance(text, bool):
-        amount, unit = float(text), "steps"
-    else:
-        match = _PERIOD.match(str(text).strip())
-        if not match:
-            raise ValueError(f"'{text}' is not a period: write steps (200), '1 epoch' or '30 min'")
-        amount, unit = float(match[1]), match[2]
-    if amount <= 0:
-        raise ValueError("a period is greater than 0")
-    if unit in _SECONDS:
-        return amount * _SECONDS[unit], "seconds"
-    if unit.startswith("step") and amount != int(amount):
-        raise ValueError(f"'{text}' is not a whole number of steps")
-    return amount, "epochs" if unit.startswith("epoch") else "steps"
-
-
-def _check_period(text: int | str) -> int | str:
-    parse_period(text)
-    return text
-
-
-def _check_duration(text: Any) -> Any:
-    if not isinstance(text, str) or parse_period(text)[1] != "seconds":
-        raise ValueError(f"'{text}' is not a time: write '90 min' or '23 h'")
-    return text
-
-
-def _check_signal(name: str) -> str:
-    full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
-    if full not in signal.Signals.__members__ or full in ("SIGKILL", "SIGSTOP", "SIGINT"):
-        raise ValueError(f"'{name}' is not a signal that can ask for a stop (SIGTERM, SIGUSR1, SIGUSR2, ...)")
-    return full
-
-
-def _one_transform(value: Any, info: ValidationInfo) -> Any:
-    """`flip` and `{pad: 2}` and `{normalise: {mean: ..., std: ...}}` -> {name: argument or mapping of arguments}."""
-    if isinstance(value, str):
-        value = {value: {}}
-    if not isinstance(value, dict) or len(value) != 1:
-        raise ValueError("a transform is a name or a mapping with one name, such as flip or {pad: 2}")
-    registry.check_name(str(next(iter(value))), registry.TRANSFORMS, "transform", info.context)
-    return value
-
-
-def _name_in(table: dict[str, str], kind: str) -> AfterValidator:
-    """The validation's context: what the config's plugins declare."""
-    return AfterValidator(lambda name, info: registry.check_name(name, table, kind, info.context))
-
-
-Decay = Annotated[float, Field(ge=0, lt=1)]
-Epoch = Annotated[float, Field(ge=0)]
-Period = Annotated[int | str, AfterValidator(_check_period)]
-Duration = Annotated[str, BeforeValidator(_check_duration)]
-SignalName = Annotated[str, AfterValidator(_check_signal)]
-Transform = Annotated[dict[str, Any], BeforeValidator(_one_transform)]
-
-
-# --- sections ---
+from distdl.config.values import (
+    REQUIRED,
+    Decay,
+    Duration,
+    Epoch,
+    Period,
+    Section,
+    SignalName,
+    Transform,
+    key,
+    name_in,
+    parse_period,
+)
 
 
 class ModelConfig(Section):
-    name: Annotated[str, _name_in(registry.MODELS, "model")] = key(
+    name: Annotated[str, name_in(registry.MODELS, "model")] = key(
         REQUIRED, "network: a name from `distdl zoo`, or package.module:attribute"
     )
     args: dict[str, Any] = key({}, "arguments of the network's function, such as classes")
 
 
 class TaskConfig(Section):
-    name: Annotated[str, _name_in(registry.TASKS, "task")] = key("classify", "what a batch, a loss and a metric are")
+    name: Annotated[str, name_in(registry.TASKS, "task")] = key("classify", "what a batch, a loss and a metric are")
     label_smoothing: float = key(0.0, "share of each target spread over all classes", ge=0, lt=1)
     args: dict[str, Any] = key({}, "further arguments of the task")
 
@@ -125,7 +55,7 @@ class SplitConfig(Section):
         free=True,
     )
     folder: str | None = key(None, "a folder per class with image files in it, used as it lies")
-    dataset: Annotated[str, _name_in(registry.DATASETS, "dataset")] | None = key(
+    dataset: Annotated[str, name_in(registry.DATASETS, "dataset")] | None = key(
         None,
         "a dataset of one's own instead of shards: a registered name, or package.module:attribute",
         validate_default=True,
@@ -373,7 +303,7 @@ class GroupConfig(Section):
 
 
 class OptimConfig(Section):
-    name: Annotated[str, _name_in(registry.OPTIMISERS, "optimiser")] = key(
+    name: Annotated[str, name_in(registry.OPTIMISERS, "optimiser")] = key(
         "sgd", "optimiser, or package.module:attribute"
     )
     lr: float = key(REQUIRED, "learning rate at the schedule's peak", gt=0)
@@ -395,7 +325,7 @@ class OptimConfig(Section):
 
 
 class ScheduleConfig(Section):
-    name: Annotated[str, _name_in(registry.SCHEDULES, "schedule")] = key("constant", "learning rate over the run")
+    name: Annotated[str, name_in(registry.SCHEDULES, "schedule")] = key("constant", "learning rate over the run")
     warmup_steps: int = key(0, "steps over which the rate rises linearly from 0", ge=0)
     args: dict[str, Any] = key({}, "of the schedule, such as final of cosine, epochs and gamma of multistep")
 
@@ -407,7 +337,7 @@ class DistConfig(Section):
     backend: Literal["auto", "nccl", "gloo"] = key(
         "auto", "communication library (auto: nccl on GPUs, else gloo)", free=True
     )
-    engine: Annotated[str, _name_in(registry.ENGINES, "engine")] = key(
+    engine: Annotated[str, name_in(registry.ENGINES, "engine")] = key(
         "exchange", "who sums the gradients: exchange (own buckets) or ddp (torch's)"
     )
     reduction: Literal["fast", "tree"] = key(

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from distdl.config.schema import parse_period
+from distdl.config.values import parse_period
 
 Sample = dict[str, float]
 

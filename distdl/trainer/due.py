@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 
-from distdl.config.schema import parse_period
+from distdl.config.values import parse_period
 
 
 class Due:

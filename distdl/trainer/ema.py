@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from distdl.config.schema import TrainConfig, parse_period
+from distdl.config.schema import TrainConfig
+from distdl.config.values import parse_period
 from distdl.data.order import Plan
 
 

@@ -22,7 +22,8 @@ from distdl.checkpoint.save import Checkpoints
 from distdl.comm import collectives, messages
 from distdl.comm.world import WorldInfo
 from distdl.config import load
-from distdl.config.schema import Config, DistConfig, parse_period
+from distdl.config.schema import Config, DistConfig
+from distdl.config.values import parse_period
 from distdl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError
 from distdl.launch import worker as launched
 from distdl.run import failures, lease

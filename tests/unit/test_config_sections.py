@@ -116,8 +116,7 @@ def test_mistakes_in_such_sections_are_told_with_their_lines_and_all_at_once() -
     [
         (
             "{}",
-            "x.yaml: missing key 'data.train.shards' (WebDataset tars: folder, tar, address or a list; "
-            "or folder, dataset)",
+            "x.yaml: missing key 'data.train.shards' (WebDataset tars: folder, tar, address, list; or folder, dataset)",
         ),
         ("{shrads: a}", "x.yaml:2: unknown key 'data.train.shrads' - did you mean data.train.shards?"),
         (

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from distdl.config import addresses
-from distdl.config.schema import RemoteConfig, parse_period
+from distdl.config.schema import RemoteConfig
+from distdl.config.values import parse_period
 from distdl.data import catalog, descriptor, index
 from distdl.data.catalog import Shard
 from distdl.data.index import ShardIndex

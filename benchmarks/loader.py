@@ -20,6 +20,7 @@ quality 90, 4:2:0; they lie in shards and in a folder per class.
 import argparse
 import io
 import json
+import math
 import os
 import random
 import statistics
@@ -112,23 +113,24 @@ def montage(parts: list[Any]) -> Any:
 # --- the contenders: endless batches ---
 
 
-def by_pil(image: Any) -> Any:
-    """RandomResizedCrop(224) and flip, as torchvision's."""
-    import math
-
-    from PIL import Image
-
-    image = image.convert("RGB")
-    width, height = image.size
+def random_box(width: int, height: int) -> tuple[int, int, int, int]:
+    """(left, top, width, height), as torchvision's RandomResizedCrop draws it."""
     for _ in range(10):
         area = width * height * random.uniform(0.08, 1)
         shape = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
         w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
         if 0 < w <= width and 0 < h <= height:
-            break
-    else:
-        w, h = width, height
-    left, top = random.randint(0, width - w), random.randint(0, height - h)
+            return random.randint(0, width - w), random.randint(0, height - h), w, h
+    return 0, 0, width, height
+
+
+def by_pil(image: Any) -> Any:
+    """The crop at 224 x 224, and flip."""
+    from PIL import Image
+
+    image = image.convert("RGB")
+    width, height = image.size
+    left, top, w, h = random_box(width, height)
     image = image.crop((left, top, left + w, top + h)).resize((SIDE, SIDE), Image.BILINEAR)
     return image.transpose(Image.FLIP_LEFT_RIGHT) if random.random() < 0.5 else image
 
@@ -178,23 +180,13 @@ def decode_pil(sample: dict[str, Any]) -> Any:
 
 
 def decode_cv2(sample: dict[str, Any]) -> Any:
-    import math
-
     import cv2
     import simplejpeg
     import torch
 
     image = simplejpeg.decode_jpeg(sample["jpg"])
     height, width = image.shape[:2]
-    for _ in range(10):
-        area = width * height * random.uniform(0.08, 1)
-        shape = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
-        if 0 < w <= width and 0 < h <= height:
-            break
-    else:
-        w, h = width, height
-    left, top = random.randint(0, width - w), random.randint(0, height - h)
+    left, top, w, h = random_box(width, height)
     image = cv2.resize(image[top : top + h, left : left + w], (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
     if random.random() < 0.5:
         image = cv2.flip(image, 1)

@@ -1,21 +1,17 @@
 """`distdl bench ...`: arguments and what they call. Imports torch only when a command runs."""
 
 import argparse
-import contextlib
 import json
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from distdl.bench import bandwidth
 from distdl.errors import EXIT_DONE, UserError
-from distdl.launch import worker
-from distdl.launch.plan import check_nproc, local_devices
 
 Arguments = argparse.Namespace
 Add = Callable[[str, Callable[[Arguments], int], str], argparse.ArgumentParser]
@@ -54,6 +50,8 @@ def add_arguments(add: Add) -> None:
 def step(arguments: Arguments) -> int:
     from distdl.comm.world import WorldInfo, detect
     from distdl.config import load
+    from distdl.launch import worker
+    from distdl.launch.plan import check_nproc
     from distdl.run import trust
 
     worker.tie_to_supervisor()
@@ -69,15 +67,19 @@ def step(arguments: Arguments) -> int:
     from distdl.bench.step import measure, report
 
     world = world or WorldInfo()
-    with _reported(world.rank) as outcome:
+
+    def measure_and_tell() -> None:
         result = measure(config, world, arguments.steps, image_shape)
         if world.rank == 0:  # rank 0 only
             print(json.dumps(result, indent=2) if arguments.json else report(result))
-    return outcome.code
+
+    return _as_worker(world.rank, measure_and_tell)
 
 
 def comm(arguments: Arguments) -> int:
     from distdl.comm.world import detect
+    from distdl.launch import worker
+    from distdl.launch.plan import local_devices
 
     worker.tie_to_supervisor()
     wanted = _wanted(arguments)
@@ -94,20 +96,24 @@ def comm(arguments: Arguments) -> int:
         return _start_workers(nproc)
     from distdl.bench.comm import measure
 
-    is_shown = world.rank == 0 and not arguments.json
-    with _reported(world.rank) as outcome:
+    rank, is_shown = world.rank, world.rank == 0 and not arguments.json
+
+    def measure_and_tell() -> None:
         result = measure(wanted, world, lambda text: print(text, flush=True) if is_shown else None)
-        if world.rank == 0:  # rank 0 only
+        if rank == 0:  # rank 0 only
             result["stored"], told = _store(result)
             print(json.dumps(result, indent=2) if arguments.json else f"\n{told}")
             if arguments.plot:
                 bandwidth.plot(result, arguments.plot)
                 if is_shown:
                     print(f"plotted in {arguments.plot}")
-    return outcome.code
+
+    return _as_worker(rank, measure_and_tell)
 
 
 def _wanted(arguments: Arguments) -> bandwidth.Wanted:
+    from distdl.launch.plan import check_nproc
+
     if arguments.nproc is not None:
         check_nproc(arguments.nproc)
     if arguments.iterations is not None and arguments.iterations < 1:
@@ -146,22 +152,17 @@ def _store(result: bandwidth.Row) -> tuple[dict[str, Any] | None, str]:
     )
 
 
-@dataclass
-class _Outcome:
-    code: int = EXIT_DONE
-
-
-@contextlib.contextmanager
-def _reported(rank: int) -> Iterator[_Outcome]:
-    """Of the worker with this rank: a failure is told where its supervisor, if there is one, looks for it."""
+def _as_worker(rank: int, work: Callable[[], None]) -> int:
+    """The exit code. A failure is told where this worker's supervisor, if it has one, looks for it."""
+    from distdl.launch import worker
     from distdl.run.folder import RunFolder
 
-    outcome = _Outcome()
     try:
-        yield outcome
+        work()
     except Exception as error:
         folder = RunFolder(Path(os.environ["DISTDL_RUN_FOLDER"])) if worker.is_supervised() else None
-        outcome.code = worker.report(error, folder, rank)
+        return worker.report(error, folder, rank)
+    return EXIT_DONE
 
 
 def _start_workers(nproc: int) -> int:
@@ -171,7 +172,7 @@ def _start_workers(nproc: int) -> int:
 
     with tempfile.TemporaryDirectory(prefix="distdl-bench-") as folder:
         command = [sys.executable, "-m", "distdl", *sys.argv[1:]]
-        return supervise.run(command, nproc, RunFolder(Path(folder)), saves=False)
+        return supervise.run(command, nproc, RunFolder(Path(folder)), stop_signals=())
 
 
 def _image_shape(text: str) -> tuple[int, ...]:

@@ -97,7 +97,8 @@ def jpeg(data: bytes, cut: Cut, draws: Draws, channels: int, into: Pixels | None
 
     None if it is no JPEG for this: take the usual way then, with fresh draws. Raises ValueError if it is damaged.
     """
-    shape = native.jpeg_shape(data) or _shape_by_simplejpeg(data)
+    is_native = native.library is not None
+    shape = native.jpeg_shape(data) if is_native else _shape_by_simplejpeg(data)
     if shape is None or shape[2] not in (1, channels):
         return None
     check_size(*shape[:2])
@@ -106,9 +107,10 @@ def jpeg(data: bytes, cut: Cut, draws: Draws, channels: int, into: Pixels | None
         return None
     wanted = (*box.size, channels)
     out = into if into is not None and into.shape == wanted else np.empty(wanted, np.uint8)
-    if native.jpeg_resized(data, box.corners, box.flip, out):
-        return out
-    return _by_simplejpeg(data, shape, box, out)
+    if is_native:
+        return out if native.jpeg_resized(data, box.corners, box.flip, out) else None
+    _by_simplejpeg(data, shape, box, out)
+    return out
 
 
 def _shape_by_simplejpeg(data: bytes) -> tuple[int, int, int] | None:
@@ -119,9 +121,7 @@ def _shape_by_simplejpeg(data: bytes) -> tuple[int, int, int] | None:
     return (height, width, _COMPONENTS[colours]) if colours in _COMPONENTS else None
 
 
-def _by_simplejpeg(data: bytes, shape: tuple[int, int, int], box: Box, out: Pixels) -> Pixels | None:
-    if _shape_by_simplejpeg(data) != shape:
-        return None
+def _by_simplejpeg(data: bytes, shape: tuple[int, int, int], box: Box, out: Pixels) -> None:
     shrink = 1  # in the DCT, where a power of two costs nothing
     while shrink < 8 and box.height >= 2 * shrink * box.size[0] and box.width >= 2 * shrink * box.size[1]:
         shrink *= 2
@@ -136,7 +136,6 @@ def _by_simplejpeg(data: bytes, shape: tuple[int, int, int], box: Box, out: Pixe
     if box.flip:
         resized = cv2.flip(resized, 1)  # many times as fast as a copy backwards
     out[:] = resized if resized.ndim == 3 else resized[:, :, None]
-    return out
 
 
 def _resized(pixels: Pixels, box: Box, shrink: int) -> Any:

@@ -42,7 +42,7 @@ class FolderDataset:
         self._sizes = columns["sizes"]
         self.labels: npt.NDArray[np.int64] = columns["labels"].astype(np.int64)
         self.n_samples = len(self._sizes)
-        self.sizes = np.array([len(part) for part in _parts(self.n_samples)], np.int64)
+        self.sizes = np.diff([*range(0, self.n_samples, _SHARD), self.n_samples]).astype(np.int64)
         digest = xxhash.xxh3_128(self._names)
         digest.update(np.ascontiguousarray(self._sizes).tobytes())
         self.identity = digest.hexdigest()
@@ -108,10 +108,6 @@ class FolderDataset:
 
     def _name(self, sample_id: int) -> str:
         return os.fsdecode(self._names[int(self._ends[sample_id]) : int(self._ends[sample_id + 1])])
-
-
-def _parts(n_samples: int) -> list[range]:
-    return [range(first, min(first + _SHARD, n_samples)) for first in range(0, n_samples, _SHARD)]
 
 
 # --- the list of files ---

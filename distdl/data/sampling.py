@@ -24,6 +24,7 @@ from distdl.data.dataset import CorruptSample, Dataset
 from distdl.data.draws import Float64s, Int64s
 from distdl.data.folder import FolderDataset
 from distdl.data.own import OwnDataset
+from distdl.data.samples import Stored
 from distdl.errors import UserError, did_you_mean
 from distdl.run.folder import write_atomic
 
@@ -32,7 +33,7 @@ _READERS = 8  # threads: what is waited for is the disk
 _UNREADABLE = -1
 
 
-def weights_of(config: DataConfig, dataset: Dataset | FolderDataset | OwnDataset) -> Float64s:
+def weights_of(config: DataConfig, dataset: Stored | OwnDataset) -> Float64s:
     """(N,) in the order of sample ids, where sampling is not natural.
 
     Raises UserError for labels that are not class numbers, and for an unfit file.

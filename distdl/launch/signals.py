@@ -12,9 +12,8 @@ from distdl.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED
 class Signals:
     """Signals as bytes in a pipe: the loop waits for them as for output, and none interrupts it halfway."""
 
-    def __init__(self, stop_signals: Sequence[str], saves: bool = True) -> None:
-        """`saves`: whether the workers have something to save, for which they are told of the first Ctrl-C."""
-        self._saves = saves
+    def __init__(self, stop_signals: Sequence[str]) -> None:
+        """Without `stop_signals` the workers have nothing to save, and the first Ctrl-C stops them at once."""
         self.stop_code: int | None = None  # the exit code that a stop asks for, once one was asked for
         self.kill_code: int | None = None  # the same for an end without saving
         self._stop_signals = {signal.Signals[name] for name in stop_signals}
@@ -44,11 +43,11 @@ class Signals:
             if number in self._stop_signals:
                 self.stop_code = self.stop_code or EXIT_PREEMPTED
                 forward.append(number)
-            elif self._saves and number in (signal.SIGINT, signal.SIGHUP) and self.stop_code != EXIT_INTERRUPTED:
+            elif self._stop_signals and number in (signal.SIGINT, signal.SIGHUP) and self.stop_code != EXIT_INTERRUPTED:
                 self.stop_code = EXIT_INTERRUPTED
                 forward.append(signal.SIGINT)  # a closed terminal means what a Ctrl-C in it would have meant
-            elif number != signal.SIGHUP or not self._saves:  # the second Ctrl-C, or a SIGTERM that doesn't mean "save"
-                self.kill_code = 128 + number
+            elif number != signal.SIGHUP or not self._stop_signals:
+                self.kill_code = 128 + number  # the second Ctrl-C, or a SIGTERM that doesn't mean "save"
         return forward
 
     def _read(self) -> list[signal.Signals]:

@@ -36,8 +36,8 @@ GRACE_S = 3.0
 KILL_S = 5.0  # a killed process is gone in milliseconds, unless the kernel holds it (a read from a dead network disk)
 
 _WAKE_S = 1.0  # in case a signal was missed
-_CTRL_C = "stopping after this step and saving; press Ctrl-C again to stop at once"
 _ENDED_WELL = (EXIT_DONE, EXIT_PREEMPTED, EXIT_INTERRUPTED)
+_CTRL_C = "stopping after this step and saving; press Ctrl-C again to stop at once"
 
 
 def run(
@@ -48,16 +48,15 @@ def run(
     max_restarts: int = 0,
     stop_signals: Sequence[str] = ("SIGTERM", "SIGUSR1"),
     lease: Lease | None = None,
-    saves: bool = True,
 ) -> int:
     """Runs `command` as `nproc` workers and returns the exit code of the run (see distdl.errors).
 
-    Without `saves` they have no state to save, and any signal that asks for a stop ends them at once.
+    Without `stop_signals` they don't save when told to stop, and Ctrl-C ends them at once.
     After a failure that isn't the user's mistake, all workers are started again, up to `max_restarts` times. Has to be
     called from the main thread: signals arrive there, and workers die with the thread that started them.
     """
     screen = Screen()
-    with Signals(stop_signals if saves else (), saves) as signals:
+    with Signals(stop_signals) as signals:
         for number in itertools.count():
             begun_with = newest_checkpoint(folder)
             with Attempt(number, folder, screen) as attempt:
@@ -66,7 +65,7 @@ def run(
             if attempt.ended_well():
                 return max(worker.exit_code or EXIT_DONE for worker in attempt.workers)
             if signals.kill_code is not None:
-                screen.say("stopped at once, without saving" if saves else "stopped")
+                screen.say("stopped at once, without saving" if stop_signals else "stopped")
                 return signals.kill_code
             cause, *others = attempt.failure_records()
             if signals.stop_code is not None and -cause.exit_code in attempt.forwarded:

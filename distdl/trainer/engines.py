@@ -197,21 +197,30 @@ class Buffers:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._find()
+        held = {
+            id(buffer): (module._buffers, name, buffer.is_floating_point())
+            for module in model.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        }
+        # Where they are kept, as a forward may put a new tensor in one's place: self.seen = 0.9 * self.seen + ...
+        self._floats_at = [(buffers, name) for buffers, name, is_float in held.values() if is_float]
+        self._others_at = [(buffers, name) for buffers, name, is_float in held.values() if not is_float]
 
-    def _find(self) -> None:
-        """A forward may put a new tensor in a buffer's place: self.seen = 0.9 * self.seen + ..."""
-        self._floats = [b for b in self._model.buffers() if b.is_floating_point()]
-        self._others = [b for b in self._model.buffers() if not b.is_floating_point()]
+    @property
+    def _floats(self) -> list[Tensor]:
+        return [buffers[name] for buffers, name in self._floats_at]  # type: ignore[misc]  # they are not None
+
+    @property
+    def _others(self) -> list[Tensor]:
+        return [buffers[name] for buffers, name in self._others_at]  # type: ignore[misc]
 
     def __bool__(self) -> bool:
-        return bool(self._floats)
+        return bool(self._floats_at)
 
     def flat(self) -> Tensor:
         """All values, shape (n,)."""
-        self._find()
-        return torch.cat([b.reshape(-1) for b in self._floats]) if self._floats else torch.empty(0)
+        return torch.cat([b.reshape(-1) for b in self._floats]) if self else torch.empty(0)
 
     def begin(self) -> None:
         self._before = self.flat()
@@ -235,8 +244,7 @@ class Buffers:
 
     def undo(self, skipped: Tensor) -> None:
         """With one part there is no mean to take."""
-        self._find()
-        if not self._floats:
+        if not self:
             return
         if skipped.device.type != "cpu":
             self._set(torch.where(skipped.bool(), self._before, self.flat()))

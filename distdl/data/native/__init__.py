@@ -38,9 +38,10 @@ library = _load()
 
 
 def jpeg_shape(data: bytes) -> tuple[int, int, int] | None:
-    """(height, width, components), from the frame header alone; None if there is none, or no library."""
+    """(height, width, components), from the frame header alone; None if there is none."""
+    assert library
     shape = (ctypes.c_int32 * 3)()
-    if library is None or library.distdl_jpeg_shape(data, len(data), shape) != _DONE:
+    if library.distdl_jpeg_shape(data, len(data), shape) != _DONE:
         return None
     height, width, n_components = shape
     return height, width, n_components
@@ -54,8 +55,7 @@ def jpeg_resized(
 
     Raises ValueError with the reason if it is damaged.
     """
-    if library is None:
-        return False
+    assert library
     height, width, channels = out_HWC.shape
     assert out_HWC.dtype == np.uint8 and out_HWC.strides[1:] == (channels, 1), "pixels lie side by side"
     message = ctypes.create_string_buffer(_MESSAGE_BYTES)

@@ -2,12 +2,13 @@
 
     python benchmarks/loader.py FOLDER_OF_JPEGS [--rounds 5] [--workers 2] [--only distdl,folder] [--out FILE.json]
 
-    limit       libjpeg-turbo's full decode of each image, in C, on one core: what decoding all of it costs
+    limit       libjpeg-turbo's full decode of each image, in C: what decoding all of it costs
     folder      a folder of files, PIL, RandomResizedCrop(224), flip, float32 and normalise, torch's DataLoader
     wds_pil     webdataset, the same by PIL
     wds_cv2     webdataset, simplejpeg, OpenCV, uint8
     wheels      distdl without its native decoder: simplejpeg, OpenCV
     native      distdl with it
+    processes   the same by worker processes instead of threads
 
 Each makes batches of 64 images of 224 x 224 by `--workers` threads (distdl) or processes (the others), and a round is
 `--batches` of them after a few to warm up. What counts is CPU time, of all processes and threads: it repeats to a few
@@ -29,6 +30,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ BATCH = 64
 SIDE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WARM_UP = 3  # batches
-CONTENDERS = ("folder", "wds_pil", "wds_cv2", "wheels", "native")
+CONTENDERS = ("folder", "wds_pil", "wds_cv2", "wheels", "native", "processes")
 SIZES = {"small": (500, 375), "large": (1200, 800)}  # width, height
 
 LIMIT_C = r"""
@@ -202,12 +205,14 @@ def wds_batches(corpus: Path, workers: int, decode: Callable[[Any], Any]) -> Ite
     yield from loader
 
 
-def distdl_batches(corpus: Path, workers: int) -> Iterator[Any]:
+def distdl_batches(corpus: Path, workers: int, worker_type: str) -> Iterator[Any]:
     from distdl.config.schema import SplitConfig
     from distdl.data import labels
     from distdl.data.dataset import Dataset
     from distdl.data.engine import Loader
     from distdl.data.order import Plan
+    from distdl.data.processes import Processes
+    from distdl.data.workers import Threads
 
     transforms = [{"random_resized_crop": SIDE}, {"flip": 0.5}, {"normalise": {"mean": MEAN, "std": STD}}]
     split = SplitConfig.model_validate({"shards": str(corpus / "shards"), "transforms": transforms})
@@ -216,11 +221,12 @@ def distdl_batches(corpus: Path, workers: int) -> Iterator[Any]:
     loader = Loader(
         dataset,
         split,
+        workers=Processes(workers) if worker_type == "process" else Threads(workers),
+        prefetch=4,
+        open_again=partial(Dataset.open, corpus / "shards"),
         where="data.train",
         label=labels.class_number(None),
         augmentation_seed=plan.augmentation_seed,
-        workers=workers,
-        prefetch=4,
         bad_sample="raise",
     )
     yield from loader.stream(plan.steps(0, 1 << 40, end=1 << 40))
@@ -231,7 +237,7 @@ def batches(name: str, corpus: Path, workers: int) -> Iterator[Any]:
         return folder_batches(corpus, workers)
     if name in ("wds_pil", "wds_cv2"):
         return wds_batches(corpus, workers, decode_pil if name == "wds_pil" else decode_cv2)
-    return distdl_batches(corpus, workers)
+    return distdl_batches(corpus, workers, "process" if name == "processes" else "thread")
 
 
 # --- measuring ---
@@ -280,8 +286,8 @@ def contend(name: str, corpus: Path, workers: int, n_batches: int) -> None:
     os._exit(0)
 
 
-def limit(corpus: Path, folder: Path) -> Callable[[], float]:
-    """CPU ms per image of full decodes in C."""
+def limit(corpus: Path, folder: Path, workers: int) -> Callable[[], float]:
+    """CPU ms per image of full decodes in C, on as many cores at a time as the others have."""
     import ctypes
 
     import numpy as np
@@ -293,19 +299,23 @@ def limit(corpus: Path, folder: Path) -> Callable[[], float]:
     decode = ctypes.CDLL(str(library)).decode
     decode.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p]
     images = [path.read_bytes() for path in sorted((corpus / "files").rglob("*.jpg"))]
-    out = np.empty(1200 * 800 * 3, np.uint8)
+
+    def decode_all(_: int) -> None:
+        out = np.empty(1200 * 800 * 3, np.uint8)
+        for image in images:
+            decode(image, len(image), out.ctypes.data)
 
     def measure() -> float:
         began = time.process_time()
-        for image in images:
-            decode(image, len(image), out.ctypes.data)
-        return (time.process_time() - began) / len(images) * 1e3
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(decode_all, range(workers)))
+        return (time.process_time() - began) / len(images) / workers * 1e3
 
     return measure
 
 
 def compare(corpus: Path, folder: Path, options: argparse.Namespace, names: list[str]) -> dict[str, Any]:
-    measure_limit = limit(corpus, folder)
+    measure_limit = limit(corpus, folder, options.workers)
     cpu_ms: dict[str, list[float]] = {name: [] for name in ("limit", *names)}
     wall_ms: dict[str, list[float]] = {name: [] for name in names}
     for number in range(options.rounds):
@@ -313,7 +323,7 @@ def compare(corpus: Path, folder: Path, options: argparse.Namespace, names: list
         for name in names[:: 1 if number % 2 else -1]:
             command = [sys.executable, __file__, str(corpus), "--contend", name]
             command += ["--workers", str(options.workers), "--batches", str(options.batches)]
-            environment = {**os.environ, "DISTDL_NATIVE": str(int(name == "native")), "OMP_NUM_THREADS": "1"}
+            environment = {**os.environ, "DISTDL_NATIVE": str(int(name != "wheels")), "OMP_NUM_THREADS": "1"}
             with subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
             ) as process:

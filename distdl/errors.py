@@ -6,6 +6,8 @@ the process with exit code 2. Any other exception is a bug (exit code 1) and kee
 
 import difflib
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 EXIT_DONE = 0
 EXIT_BUG = 1
@@ -20,6 +22,9 @@ class UserError(Exception):
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         super().__init__(what, where, fix)
         self.what, self.where, self.fix = what, where, fix
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), where=self.where, fix=self.fix), (self.what,)
 
     def __str__(self) -> str:
         first = f"{self.where}: {self.what}" if self.where else self.what

@@ -21,6 +21,7 @@ from distdl.errors import UserError, did_you_mean
 
 Source = tuple[str, str]  # path and text of a plugin; a list of the two once it was sent as JSON
 
+loaded: dict[str, str] = {}  # the plugins that this process has executed, which its worker processes will as well
 _modules: dict[str, registry.Registered] = {}  # what each module that was executed has registered
 
 
@@ -115,6 +116,7 @@ def load(sources: Sequence[Source]) -> registry.Registered:
     """
     registered: registry.Registered = {}
     for path, text in sources:
+        loaded[path] = text
         name = "distdl_plugin_" + re.sub(r"\W", "_", copy_name(path, text).removesuffix(".py"))
         if name not in _modules:
             _modules[name] = _execute(name, path, text)

@@ -147,7 +147,13 @@ class DataConfig(Section):
     )
     window: int = key(1000, "samples shuffled together within a lane", ge=1, le=2**24)
     workers: int | None = key(
-        None, "decoding threads per process (default: the process's share of the cores)", ge=1, free=True
+        None,
+        "that read and decode, of each process (default: its share of the cores); 0: in its own thread, to debug",
+        ge=0,
+        free=True,
+    )
+    worker_type: Literal["thread", "process"] = key(
+        "thread", "process pays where much of the time goes into Python of one's own", free=True
     )
     prefetch: int = key(4, "batches made ahead of the step", ge=1, free=True)
     bad_sample: Literal["raise", "mask", "substitute"] = key(

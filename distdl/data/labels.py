@@ -9,6 +9,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,8 @@ class LabelSpec:
     """`shape` and `dtype` are those of one row's label; `ignored` fills it where the row does not count."""
 
     parse: Callable[[Any], Any]
-    """bytes, or a value -> what numpy can write into the row; raises ValueError with the reason"""
+    """bytes, or a value -> what numpy can write into the row; raises ValueError with the reason. Where processes read
+    the data (data.worker_type), it is sent to them: a function of a module, or a functools.partial of one"""
     expected: str  # in words, for the error: "class numbers"
     shape: tuple[int, ...] = ()
     dtype: Literal["int64", "float32"] = "float32"
@@ -30,11 +32,7 @@ class LabelSpec:
 
 def class_number(n_classes: int | None) -> LabelSpec:
     """0 to n_classes - 1, or without a bound if the number of classes is not known; IGNORED where it does not count."""
-
-    def parse(label: Any) -> int:
-        return _in_range(_whole_number(label), n_classes)
-
-    return LabelSpec(parse=parse, expected="class numbers", dtype="int64", ignored=IGNORED)
+    return LabelSpec(parse=partial(_class_number, n_classes), expected="class numbers", dtype="int64", ignored=IGNORED)
 
 
 def class_set(n_classes: int) -> LabelSpec:
@@ -42,39 +40,14 @@ def class_set(n_classes: int) -> LabelSpec:
 
     A dataset of one's own may give the vector itself, as an array or tensor of bool or float.
     """
-
-    def parse(label: Any) -> np.ndarray:
-        named: list[Any] = words(label) if isinstance(label, bytes) else np.asarray(label).reshape(-1).tolist()
-        if any(isinstance(value, bool | float) for value in named):
-            if len(named) != n_classes or not all(value in (0, 1) for value in named):
-                raise ValueError(f"is not a vector of {n_classes} zeros and ones")
-            return np.array(named, np.float32)
-        vector = np.zeros(n_classes, np.float32)
-        for value in named:
-            number = _in_range(_whole_number(value), n_classes)
-            if vector[number]:  # a vector of zeros and ones, taken for class numbers, shows itself here
-                raise ValueError(f"names class {number} twice")
-            vector[number] = 1
-        return vector
-
-    return LabelSpec(parse=parse, expected="the numbers of all classes that apply", shape=(n_classes,))
+    return LabelSpec(
+        parse=partial(_class_set, n_classes), expected="the numbers of all classes that apply", shape=(n_classes,)
+    )
 
 
 def numbers(n: int) -> LabelSpec:
     """`n` finite numbers -> a vector (n,)."""
-
-    def parse(label: Any) -> np.ndarray:
-        try:
-            given = np.asarray(words(label) if isinstance(label, bytes) else label, np.float32).reshape(-1)
-        except (TypeError, ValueError):
-            raise ValueError("is not made of numbers") from None
-        if len(given) != n:
-            raise ValueError(f"has {len(given)} numbers: the network has {n} outputs")
-        if not np.isfinite(given).all():
-            raise ValueError("is not finite")
-        return given
-
-    return LabelSpec(parse=parse, expected=f"{n} numbers a sample", shape=(n,))
+    return LabelSpec(parse=partial(_numbers, n), expected=f"{n} numbers a sample", shape=(n,))
 
 
 def words(text: bytes) -> list[str]:
@@ -88,6 +61,37 @@ def are_numbers(text: bytes) -> bool:
         return all(math.isfinite(float(word)) for word in words(text))
     except ValueError:
         return False
+
+
+def _class_number(n_classes: int | None, label: Any) -> int:
+    return _in_range(_whole_number(label), n_classes)
+
+
+def _class_set(n_classes: int, label: Any) -> np.ndarray:
+    named: list[Any] = words(label) if isinstance(label, bytes) else np.asarray(label).reshape(-1).tolist()
+    if any(isinstance(value, bool | float) for value in named):
+        if len(named) != n_classes or not all(value in (0, 1) for value in named):
+            raise ValueError(f"is not a vector of {n_classes} zeros and ones")
+        return np.array(named, np.float32)
+    vector = np.zeros(n_classes, np.float32)
+    for value in named:
+        number = _in_range(_whole_number(value), n_classes)
+        if vector[number]:  # a vector of zeros and ones, taken for class numbers, shows itself here
+            raise ValueError(f"names class {number} twice")
+        vector[number] = 1
+    return vector
+
+
+def _numbers(n: int, label: Any) -> np.ndarray:
+    try:
+        given = np.asarray(words(label) if isinstance(label, bytes) else label, np.float32).reshape(-1)
+    except (TypeError, ValueError):
+        raise ValueError("is not made of numbers") from None
+    if len(given) != n:
+        raise ValueError(f"has {len(given)} numbers: the network has {n} outputs")
+    if not np.isfinite(given).all():
+        raise ValueError("is not finite")
+    return given
 
 
 def _whole_number(value: Any) -> int:

@@ -156,6 +156,13 @@ class Plan:
         self._blocks: OrderedDict[tuple[int, int], Int64s] = OrderedDict()
         self._lock = threading.Lock()  # decoding threads ask for stand-ins
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Worker processes have a plan of their own, with nothing in its caches yet."""
+        return vars(self) | {"_lines": OrderedDict(), "_blocks": OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"_lock": threading.Lock()})
+
     @property
     def epoch_length(self) -> int:
         """Positions in an epoch: N or the number of draws, or with tail "drop" the whole batches in it."""

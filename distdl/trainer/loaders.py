@@ -1,6 +1,7 @@
 """The loaders of one worker: which data goes into this model, opened and checked."""
 
 import os
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from distdl.data.engine import Loader
 from distdl.data.folder import FolderDataset
 from distdl.data.order import Plan
 from distdl.data.own import OwnDataset
+from distdl.data.processes import Processes
 from distdl.data.samples import Stored
+from distdl.data.workers import Threads
 from distdl.errors import UserError
 
 
@@ -26,7 +29,10 @@ class LoaderFactory:
     def __init__(self, config: Config, world: WorldInfo, device: torch.device, model: nn.Module, task: Any) -> None:
         self.config = config
         self._label = getattr(task, "label", labels.class_number)(count_classes(model, config))
-        self._workers = config.data.workers or share_of_cores(world)
+        n_workers = share_of_cores(world) if config.data.workers is None else config.data.workers
+        self._workers = (
+            Processes(n_workers) if config.data.worker_type == "process" and n_workers else Threads(n_workers)
+        )
         self._pin = device.type == "cuda"
 
     def __call__(self, split: SplitConfig, where: str, dataset: Stored | OwnDataset, plan: Plan | None) -> Loader:
@@ -37,14 +43,15 @@ class LoaderFactory:
         return Loader(
             dataset,
             split,
+            workers=self._workers,
+            prefetch=data.prefetch,
+            open_again=partial(_opened_again, split, data, dataset.identity, where),
+            pin_memory=self._pin,
             where=where,
             label=self._label,
             augmentation_seed=plan.augmentation_seed if plan else None,
-            workers=self._workers,
-            prefetch=data.prefetch,
             bad_sample=policy,
             substitute=plan.next_in_lane if plan else None,
-            pin_memory=self._pin,
             short_side=growing.end if growing else None,
         )
 
@@ -59,19 +66,28 @@ class LoaderFactory:
 
 def open_dataset(split: SplitConfig, where: str, data: DataConfig) -> Stored | OwnDataset:
     """Rank 0 first: it writes the missing index files, or downloads, what the others then find."""
-    shards, folder = split.shards, split.folder
+    return messages.rank0_first(lambda: _opened(split, where, data))
+
+
+def _opened(split: SplitConfig, where: str, data: DataConfig) -> Stored | OwnDataset:
     if split.dataset is not None:
-        return messages.rank0_first(lambda: OwnDataset.open(split, where))
+        return OwnDataset.open(split, where)
     try:
-        if folder is not None:
-            return messages.rank0_first(lambda: FolderDataset.open(folder))
-        assert shards is not None, "a split has one source"
-        return messages.rank0_first(
-            lambda: Dataset.open(shards, index_folder=split.index, remote=data.remote, stage=data.stage)
-        )
+        if split.folder is not None:
+            return FolderDataset.open(split.folder)
+        assert split.shards is not None, "a split has one source"
+        return Dataset.open(split.shards, index_folder=split.index, remote=data.remote, stage=data.stage)
     except UserError as error:
-        key = "folder" if folder else "shards"
+        key = "folder" if split.folder else "shards"
         raise UserError(error.what, where=f"{where}.{key}: {error.where or split.source}", fix=error.fix) from None
+
+
+def _opened_again(split: SplitConfig, data: DataConfig, identity: str, where: str) -> Stored | OwnDataset:
+    """In a worker process. Raises UserError if it is not the dataset that its parent has."""
+    dataset = _opened(split, where, data)
+    if dataset.identity != identity:
+        raise UserError("the data has changed since this run began", where=f"{where}: {split.source}")
+    return dataset
 
 
 def build_plan(config: Config, dataset: Stored | OwnDataset) -> Plan:

@@ -1,5 +1,7 @@
 """The loader: the plan's order whatever the threads, and a policy for samples that can't be used."""
 
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from distdl.data import labels, shards
 from distdl.data.dataset import Dataset
 from distdl.data.engine import Loader
 from distdl.data.order import Rows, seed_of, sequential_rows
+from distdl.data.workers import Threads
 from distdl.errors import UserError
 
 CLASS_NUMBER = labels.class_number(10)
@@ -45,11 +48,12 @@ def loader():
             Loader(
                 Dataset.open(folder),
                 config,
+                workers=Threads(workers),
+                prefetch=2,
+                open_again=partial(Dataset.open, folder),
                 where="data.train",
                 label=spec,
                 augmentation_seed=lambda epoch, offset, sample_id: seed_of(epoch, sample_id),
-                workers=workers,
-                prefetch=2,
                 bad_sample=bad_sample,
                 substitute=substitute,
             )
@@ -198,7 +202,7 @@ def test_leaving_the_stream_early_leaves_nothing_running(packed, loader):
     stream.close()
     reading.close()
 
-    with pytest.raises(RuntimeError, match="shutdown"):
+    with pytest.raises(RuntimeError, match="closed"):
         list(reading.stream([Rows.of(np.array([0]))]))
 
 

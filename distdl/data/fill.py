@@ -1,0 +1,157 @@
+"""From a row of the sample plan to a row of a batch: read, decode, transform, parse the label, in the row's own place.
+
+`fields` says which arrays a batch has. `ask` writes into them which samples are wanted, and `fill` replaces that by the
+samples, row by row: a thread or another process that sees the arrays needs nothing else. A row that is padding, or that
+is bad under the policy "mask", has valid 0 and the label that is ignored.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from distdl.config.schema import SplitConfig
+from distdl.data import augment, geometry, transforms
+from distdl.data.labels import LabelSpec
+from distdl.data.order import Rows
+from distdl.data.own import OwnDataset
+from distdl.data.picture import Pictures
+from distdl.data.samples import BadSample, Example, ShardSamples, Stored
+from distdl.data.slots import Arrays, Field
+from distdl.errors import UserError
+
+_MOST_SUBSTITUTES = 9
+
+# (epoch, offset) -> (offset, sample id): the plan's next sample of the same lane
+Substitute = Callable[[int, int], tuple[int, int]]
+# (epoch, offset, sample id) -> the seed of a sample's augmentation
+AugmentationSeed = Callable[[int, int, int], int]
+BadSamplePolicy = Literal["raise", "mask", "substitute"]
+
+
+class Filler:
+    """Of one split of a dataset, which it closes. `label`: None if the task needs none.
+
+    `augmentation_seed` is None where a split is evaluated. `short_side`: of the images, in pixels, for rows that name
+    none themselves (None: as the transforms make them). Raises UserError at once if the first sample lacks the image or
+    the label component. `fill` may be called by any number of threads.
+    """
+
+    def __init__(
+        self,
+        dataset: Stored | OwnDataset,
+        split: SplitConfig,
+        *,
+        where: str,
+        label: LabelSpec | None,
+        augmentation_seed: AugmentationSeed | None,
+        bad_sample: BadSamplePolicy,
+        substitute: Substitute | None = None,
+        short_side: int | None = None,
+    ) -> None:
+        self.where, self.dataset, self.label = where, dataset, label
+        built, self.normalise = transforms.build(split.transforms, where)
+        of_images, self.on_device = augment.split(built, where)
+        self._augmentation_seed = augmentation_seed
+        self._policy, self._substitute = bad_sample, substitute
+        self._samples = (
+            dataset
+            if isinstance(dataset, OwnDataset)
+            else ShardSamples(dataset, split, where, split.label if label else None)
+        )
+        has_normalise = len(built) < len(split.transforms)
+        self._pictures = Pictures(
+            self._samples,
+            dataset.n_samples,
+            geometry.fused(of_images),
+            channels=len(self.normalise.mean) if has_normalise else None,
+            short_side=short_side,
+            where=where,
+        )
+        self.image_shape = self._pictures.shape()
+
+    def close(self) -> None:
+        self.dataset.close()
+
+    def fields(self, n_rows: int, resolution: int | None) -> dict[str, Field]:
+        """The arrays of a batch. `epoch`, `offset` and `counts` only say what is asked for."""
+        fields = {
+            "image": Field((n_rows, *self._pictures.shape(resolution)), "uint8"),
+            "valid": Field((n_rows,), "float32"),
+            "sample_id": Field((n_rows,), "int64"),
+        }
+        if self.label:
+            fields["label"] = Field((n_rows, *self.label.shape), self.label.dtype)
+        if self.on_device:
+            fields["augment_key"] = Field((n_rows,), "int64")
+        return fields | {
+            "epoch": Field((n_rows,), "int64"),
+            "offset": Field((n_rows,), "int64"),
+            "counts": Field((n_rows,), "bool"),
+        }
+
+    def ask(self, rows: Rows, arrays: Arrays) -> None:
+        """Rows that are never filled are as if they were padding."""
+        arrays["sample_id"][:], arrays["epoch"][:], arrays["offset"][:] = rows.sample_id, rows.epoch, rows.offset
+        arrays["counts"][:] = rows.valid
+        arrays["valid"][:] = 0
+        if self.label:
+            arrays["label"][:] = self.label.ignored
+        if self.on_device:
+            arrays["augment_key"][:] = 0
+
+    def announce(self, arrays: Arrays, begin: int, end: int) -> None:
+        """Rows begin..end are going to be filled: what lies elsewhere is on its way from now on."""
+        ids = arrays["sample_id"][begin:end]
+        self._samples.announce(ids[ids >= 0].tolist())
+
+    def fill(self, arrays: Arrays, resolution: int | None, begin: int, end: int) -> list[str]:
+        """Fills rows begin..end of a batch; returns what was wrong with those that were bad."""
+        problems: list[str] = []
+        images, valid, ids, labels = arrays["image"], arrays["valid"], arrays["sample_id"], arrays.get("label")
+        keys = arrays.get("augment_key")
+        for row in range(begin, end):
+            epoch, offset, sample_id = int(arrays["epoch"][row]), int(arrays["offset"][row]), int(ids[row])
+            counts = bool(arrays["counts"][row])
+            if sample_id < 0:
+                images[row] = 0
+                continue
+            for attempt in range(_MOST_SUBSTITUTES + 1):
+                try:
+                    example = self._samples.example(sample_id)
+                    key = self._augmentation_seed(epoch, offset, sample_id) if self._augmentation_seed else 0
+                    self._pictures.write(images[row], example, key, resolution)
+                    ids[row] = sample_id
+                    if keys is not None:
+                        keys[row] = key
+                    if counts:
+                        valid[row] = 1.0
+                        if labels is not None:
+                            labels[row] = self._parse_label(example)
+                    break
+                except BadSample as error:
+                    if counts:
+                        problems.append(str(error))
+                    if self._policy == "raise":
+                        raise UserError(
+                            f"bad sample: {error}",
+                            where=self.where,
+                            fix="Repair or repack the shard (`distdl data verify`), or set data.bad_sample: mask.",
+                        ) from error
+                    if self._policy == "mask" or self._substitute is None or attempt == _MOST_SUBSTITUTES:
+                        images[row] = 0
+                        break
+                    offset, sample_id = self._substitute(epoch, offset)
+        return problems
+
+    def _parse_label(self, example: Example) -> Any:
+        assert self.label, "the task asked for labels"
+        try:
+            return self.label.parse(example.label)
+        except ValueError as error:
+            label = example.label
+            shown = label.decode("utf-8", "replace").strip() if isinstance(label, bytes) else repr(label)
+            raise UserError(
+                f"the label {shown[:40]} of {example.name} {error}",
+                where=self.where,
+                fix=f"Labels are {self.label.expected}: repack the data, name another component ({self.where}.label), "
+                "or fit model.args.classes.",
+            ) from None

@@ -1,0 +1,63 @@
+"""Who fills the rows of batches: threads of this process, or worker processes (distdl/data/processes.py).
+
+Threads are the faster choice as long as what they call lets go of the interpreter: decoders, resizing and reading do.
+Processes pay for Python in a dataset, a stage or a transform of one's own.
+"""
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+from distdl.data.fill import Filler
+from distdl.data.slots import Arrays, Place, Slots
+
+Recipe = Callable[[], Filler]
+
+
+class Workers(Protocol):
+    """One group may serve several loaders; it ends with the last of them."""
+
+    def add(self, filler: Filler, recipe: Recipe, slots: Slots) -> int:
+        """The number of a loader with this filler, which `recipe` makes once more in another process."""
+
+    def submit(
+        self, loader: int, place: Place, arrays: Arrays, resolution: int | None, begin: int, end: int
+    ) -> Future[list[str]]:
+        """Fills rows begin..end of the arrays at that place; what was wrong with the bad ones comes back."""
+
+    def remove(self, loader: int) -> None: ...
+
+
+class Threads:
+    """With 0 of them the caller's own thread does it at once: to step through with a debugger."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._numbers = itertools.count()
+        self._fillers: dict[int, Filler] = {}
+        self._pool = ThreadPoolExecutor(max(1, n), thread_name_prefix="decode")  # starts threads as they are needed
+
+    def add(self, filler: Filler, recipe: Recipe, slots: Slots) -> int:
+        number = next(self._numbers)
+        self._fillers[number] = filler
+        return number
+
+    def submit(
+        self, loader: int, place: Place, arrays: Arrays, resolution: int | None, begin: int, end: int
+    ) -> Future[list[str]]:
+        filler = self._fillers[loader]
+        filler.announce(arrays, begin, end)
+        if self._n:
+            return self._pool.submit(filler.fill, arrays, resolution, begin, end)
+        done: Future[list[str]] = Future()
+        try:
+            done.set_result(filler.fill(arrays, resolution, begin, end))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    def remove(self, loader: int) -> None:
+        self._fillers.pop(loader, None)
+        if not self._fillers:
+            self._pool.shutdown(wait=True, cancel_futures=True)

@@ -15,7 +15,7 @@ from distdl.checkpoint.save import Checkpoints
 from distdl.data.engine import HostBatch
 from distdl.errors import UserError
 from distdl.track import NullTracker, Tracker
-from distdl.trainer import early_stop, schedule
+from distdl.trainer import early_stop, schedule, transfer
 from distdl.trainer import step as steps
 from distdl.trainer.due import Schedule
 from distdl.trainer.evaluate import Interrupted, evaluate
@@ -45,7 +45,8 @@ def fit(
     if run.is_over and stop is None:  # only that evaluation was missing
         save(run, checkpoints, clock, wait=True)
         return "done"
-    for batch in trace(run.host_batches()) if stop is None else ():  # resumes inside an epoch
+    batches = transfer.on_device(run.host_batches(), run.device)
+    for batch in trace(batches) if stop is None else ():  # resumes inside an epoch
         lr = run.lr_now()
         # What this worker wants, told with the gradients; the sums come back with them, or a step later from a device.
         mine = {"bad": batch.n_bad, **stops.votes(), **events.votes(run.world.rank == 0)}

@@ -29,9 +29,9 @@ from distdl.trainer import loaders
 TRANSFORMS = ["flip", {"random_resized_crop": 8}, {"brightness": [0.5, 1.5]}]
 
 
-def make_loader(folder, workers, *, transforms=TRANSFORMS, bad_sample="mask", spec=None):
+def make_loader(folder, workers, *, transforms=TRANSFORMS, bad_sample="mask", spec=None, rows=50):
     dataset = Dataset.open(folder)
-    plan = Plan(dataset.sizes, seed=3, global_batch=50, lanes=4, window=10)
+    plan = Plan(dataset.sizes, seed=3, global_batch=rows, lanes=4, window=10)
     made = Loader(
         dataset,
         SplitConfig(shards=str(folder), transforms=transforms),

@@ -17,7 +17,7 @@ from distdl.comm.reduction import Reduction
 from distdl.comm.status import Status
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config, TrainConfig
-from distdl.data import resolution
+from distdl.data import native, resolution
 from distdl.data.engine import HostBatch, Loader
 from distdl.data.order import Plan, Rows
 from distdl.errors import UserError, did_you_mean
@@ -178,6 +178,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
             "world_size": world.world_size,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
+            "jpeg_decoder": native.decoder,
         },
     )
 

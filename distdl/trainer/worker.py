@@ -24,6 +24,7 @@ from distdl.comm.world import WorldInfo
 from distdl.config import load
 from distdl.config.schema import Config, DistConfig
 from distdl.config.values import parse_period
+from distdl.data import native
 from distdl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError
 from distdl.launch import worker as launched
 from distdl.run import failures, lease
@@ -222,11 +223,9 @@ def _restore(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], N
     if weights_only:
         return False
     _check_same_data(run, context)
-    matters = ("threads", "torch") if run.reduction.is_tree else ("world_size", "threads", "torch")
+    now, matters = run.description, ["threads", "torch", "jpeg_decoder"] + ["world_size"] * (not run.reduction.is_tree)
     changed = [
-        f"{name} {context[name]} -> {run.description[name]}"
-        for name in matters
-        if context[name] != run.description[name]
+        f"{name} {context[name]} -> {now[name]}" for name in matters if context.get(name, now[name]) != now[name]
     ]
     say(f"resumed at step {run.state.step}, epoch {run.epoch:.2f}")
     if changed:
@@ -273,8 +272,12 @@ def _describe(run: Run, folder: RunFolder, say: Callable[[str], None]) -> None:
         "host": run.world.host,
         "device": torch.cuda.get_device_name() if run.device.type == "cuda" else run.device.type,
         "threads": torch.get_num_threads(),
+        "jpeg_decoder": native.decoder,
     }
     workers = messages.gather_json(mine)
+    without = {worker["host"] for worker in workers if worker["jpeg_decoder"] != "native"}
+    if 0 < len(without) < len({worker["host"] for worker in workers}):
+        say(f"warning: only some hosts have the native JPEG decoder, and others round otherwise: {sorted(without)}")
     if run.world.rank == 0:  # rank 0 only
         write_environment(
             folder,

@@ -175,3 +175,17 @@ def test_everything_at_once_resumes_with_the_same_bits(place):
     assert place.hash("parts") == place.hash("whole")
     assert losses(place, "parts") == losses(place, "whole")
     assert [row["loss"] for row in place.rows("parts", "eval")] == [row["loss"] for row in place.rows("whole", "eval")]
+
+
+def test_worker_processes_make_the_run_that_threads_make_and_go_on_with_it(place):
+    augmented = {"shards": "digits/train", "transforms": [{"pad": 2}, {"random_crop": {"size": 32, "padding": 2}}]}
+    config = {"data__train": augmented, "model__name": "faulty:lenet5", "schedule__name": "constant"}
+    threads = place.config(**config, train__steps=40, data__workers=2)
+    assert place.run("train", threads, "--nproc", 2, "--name", "threads").code == 0
+
+    first = place.config("first.yaml", **config, train__steps=20, data__workers=2, data__worker_type="process")
+    begun = place.run("train", first, "--nproc", 2, "--name", "run")
+    rest = place.run("train", threads, "--nproc", 2, "--name", "run", "--resume")
+
+    assert begun.code == 0 and rest.code == 0, begun.output + rest.output
+    assert place.hash("run") == place.hash("threads")

@@ -121,7 +121,7 @@ def keys_of_names(section, path=()):
     """The keys of the schema that hold the name of a component, by how they are checked."""
     for name, field in section.model_fields.items():
         inside = [*field.metadata, *parts(field.annotation)]
-        if any(word in repr(part) for part in inside for word in ("function _name_in", "function _one_transform")):
+        if any(word in repr(part) for part in inside for word in ("function name_in", "function _one_transform")):
             yield ".".join((*path, name))
         for part in inside:
             if isinstance(part, type) and issubclass(part, BaseModel):

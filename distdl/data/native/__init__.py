@@ -35,6 +35,8 @@ def _load() -> ctypes.CDLL | None:
 
 
 library = _load()
+decoder = "native" if library else "simplejpeg"
+"""of the JPEGs that are cut while they are decoded"""
 
 
 def jpeg_shape(data: bytes) -> tuple[int, int, int] | None:

@@ -85,6 +85,7 @@ $(VENV)/.torch:
 .venv-peers/.installed: benchmarks/peers/requirements.txt benchmarks/peers/constraints.txt
 	$(PYTHON) -m venv .venv-peers
 	PIP_CONSTRAINT=benchmarks/peers/constraints.txt .venv-peers/bin/python -m pip install --quiet $(TORCH) -r $<
+	.venv-peers/bin/python -m pip install --quiet --no-deps mosaicml-streaming==0.13.0
 	@touch $@
 
 NATIVE = hatch_build.py distdl/data/native/jpeg.c

@@ -6,19 +6,22 @@
     folder      a folder of files, PIL, RandomResizedCrop(224), flip, float32 and normalise, torch's DataLoader
     wds_pil     webdataset, the same by PIL
     wds_cv2     webdataset, simplejpeg, OpenCV, uint8
+    streaming   mosaicml-streaming, the same by simplejpeg and OpenCV; where `make bench-peers` has installed it
     wheels      distdl without its native decoder: simplejpeg, OpenCV
     native      distdl with it
     processes   the same by worker processes instead of threads
 
 Each makes batches of 64 images of 224 x 224 by `--workers` threads (distdl) or processes (the others), and a round is
 `--batches` of them after a few to warm up. What counts is CPU time, of all processes and threads: it repeats to a few
-per cent where wall-clock time on a shared machine doesn't. Rounds alternate; ratios are medians over them.
+per cent where wall-clock time on a shared machine doesn't. Rounds alternate; each turn stands between two
+measurements of the limit; ratios are medians over the rounds, with the smallest and the largest.
 
 Two corpora are made of the photographs: `small`, 500 x 375, and `large`, 1200 x 800, each a montage of six, JPEG
 quality 90, 4:2:0; they lie in shards and in a folder per class.
 """
 
 import argparse
+import importlib.machinery
 import io
 import json
 import math
@@ -27,8 +30,10 @@ import random
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
+import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -41,7 +46,8 @@ BATCH = 64
 SIDE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WARM_UP = 3  # batches
-CONTENDERS = ("folder", "wds_pil", "wds_cv2", "wheels", "native", "processes")
+CONTENDERS = ("folder", "wds_pil", "wds_cv2", "streaming", "wheels", "native", "processes")
+PEERS = Path(__file__).parents[1] / ".venv-peers"
 SIZES = {"small": (500, 375), "large": (1200, 800)}  # width, height
 
 LIMIT_C = r"""
@@ -205,6 +211,50 @@ def wds_batches(corpus: Path, workers: int, decode: Callable[[Any], Any]) -> Ite
     yield from loader
 
 
+def streaming_batches(corpus: Path, workers: int) -> Iterator[Any]:
+    """From its own format, which is written first."""
+    import cv2  # noqa: F401  # before what imports parts of it
+    from torch.utils.data import DataLoader
+
+    for name in UNUSED_BY_STREAMING:
+        sys.modules[name] = Unused(name)
+    from streaming import MDSWriter, StreamingDataset
+
+    class Photographs(StreamingDataset):
+        def __getitem__(self, number: int) -> Any:
+            return decode_cv2(super().__getitem__(number))
+
+    packed = corpus / "mds"
+    if not packed.exists():
+        with MDSWriter(out=str(packed), columns={"jpg": "bytes", "cls": "int"}) as writer:
+            for path in sorted((corpus / "files").rglob("*.jpg")):
+                writer.write({"jpg": path.read_bytes(), "cls": int(path.parent.name)})
+    dataset = Photographs(local=str(packed), shuffle=True, batch_size=BATCH)
+    loader = DataLoader(dataset, BATCH, num_workers=workers, drop_last=True, persistent_workers=True)
+    while True:
+        yield from loader
+
+
+# Large packages that it imports for datasets other than these.
+UNUSED_BY_STREAMING = (
+    *("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional"),
+    *("transformers", "transformers.feature_extraction_utils", "transformers.tokenization_utils_base"),
+    *("transformers.models", "transformers.models.auto", "transformers.models.auto.tokenization_auto"),
+)
+
+
+class Unused(types.ModuleType):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__: list[str] = []
+        self.__spec__ = importlib.machinery.ModuleSpec(name, None)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
 def distdl_batches(corpus: Path, workers: int, worker_type: str) -> Iterator[Any]:
     from distdl.config.schema import SplitConfig
     from distdl.data import labels
@@ -237,6 +287,8 @@ def batches(name: str, corpus: Path, workers: int) -> Iterator[Any]:
         return folder_batches(corpus, workers)
     if name in ("wds_pil", "wds_cv2"):
         return wds_batches(corpus, workers, decode_pil if name == "wds_pil" else decode_cv2)
+    if name == "streaming":
+        return streaming_batches(corpus, workers)
     return distdl_batches(corpus, workers, "process" if name == "processes" else "thread")
 
 
@@ -314,35 +366,50 @@ def limit(corpus: Path, folder: Path, workers: int) -> Callable[[], float]:
     return measure
 
 
+def turn(name: str, corpus: Path, options: argparse.Namespace) -> tuple[float, float]:
+    """CPU and wall-clock ms per image of a contender, started for it."""
+    python, paths = sys.executable, []
+    if name == "streaming":
+        python, paths = str(PEERS / "bin" / "python"), [sysconfig.get_path("purelib"), str(PEERS.parent)]
+    command = [python, __file__, str(corpus), "--contend", name]
+    command += ["--workers", str(options.workers), "--batches", str(options.batches)]
+    environment = os.environ | {"DISTDL_NATIVE": str(int(name != "wheels")), "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "ignore"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdin and process.stdout
+        while (line := process.stdout.readline()) != "ready\n":
+            assert line, f"{name} did not begin"
+        print("go", file=process.stdin, flush=True)
+        cpu, wall = json.loads(process.stdout.readline())
+        process.stdin.close()
+    return cpu, wall
+
+
 def compare(corpus: Path, folder: Path, options: argparse.Namespace, names: list[str]) -> dict[str, Any]:
     measure_limit = limit(corpus, folder, options.workers)
-    cpu_ms: dict[str, list[float]] = {name: [] for name in ("limit", *names)}
+    limit_ms: dict[str, list[float]] = {name: [] for name in names}  # before and after a contender's turn
+    cpu_ms: dict[str, list[float]] = {name: [] for name in names}
     wall_ms: dict[str, list[float]] = {name: [] for name in names}
     for number in range(options.rounds):
-        cpu_ms["limit"].append(measure_limit())
         for name in names[:: 1 if number % 2 else -1]:
-            command = [sys.executable, __file__, str(corpus), "--contend", name]
-            command += ["--workers", str(options.workers), "--batches", str(options.batches)]
-            environment = {**os.environ, "DISTDL_NATIVE": str(int(name != "wheels")), "OMP_NUM_THREADS": "1"}
-            with subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-            ) as process:
-                assert process.stdin and process.stdout
-                assert process.stdout.readline() == "ready\n", f"{name} did not begin"
-                print("go", file=process.stdin, flush=True)
-                cpu, wall = json.loads(process.stdout.readline())
-                process.stdin.close()
+            before = measure_limit()
+            cpu, wall = turn(name, corpus, options)
+            limit_ms[name].append((before + measure_limit()) / 2)
             cpu_ms[name].append(cpu)
             wall_ms[name].append(wall)
-    result = {}
+    every_limit = [each for values in limit_ms.values() for each in values]
+    result: dict[str, Any] = {"limit": {"cpu_ms": round(statistics.median(every_limit), 4)}}
     for name, values in cpu_ms.items():
-        of_limit, of_folder = ratio(cpu_ms["limit"], values), ratio(cpu_ms.get("folder", values), values)
         result[name] = {
             "cpu_ms": round(statistics.median(values), 4),
-            "wall_ms": round(statistics.median(wall_ms[name]), 4) if name in wall_ms else None,
-            "speed_over_limit": [round(each, 3) for each in of_limit],
-            "speed_over_folder": [round(each, 3) for each in of_folder],
+            "wall_ms": round(statistics.median(wall_ms[name]), 4),
+            "speed_over_limit": [round(each, 3) for each in ratio(limit_ms[name], values)],
         }
+        for peer in ("folder", "wds_pil"):
+            if peer in cpu_ms:
+                result[name][f"speed_over_{peer}"] = [round(each, 3) for each in ratio(cpu_ms[peer], values)]
     return result
 
 
@@ -367,9 +434,10 @@ def main() -> None:
             files = list((folder / corpus / "files").rglob("*.jpg"))
             kb = sum(path.stat().st_size for path in files) / len(files) / 1e3
             print(f"{corpus}: {len(files)} images of {size[0]} x {size[1]}, {kb:.0f} kB each")
-            results[corpus] = compare(folder / corpus, folder, options, options.only.split(","))
+            names = [name for name in options.only.split(",") if name != "streaming" or PEERS.exists()]
+            results[corpus] = compare(folder / corpus, folder, options, names)
             for contender, row in results[corpus].items():
-                print(f"  {contender:8} {json.dumps(row)}", flush=True)
+                print(f"  {contender:9} {json.dumps(row)}", flush=True)
     if options.out:
         options.out.write_text(json.dumps(vars(options) | {"results": results}, indent=1, default=str) + "\n")
 

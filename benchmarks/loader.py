@@ -203,7 +203,7 @@ def wds_batches(corpus: Path, workers: int, decode: Callable[[Any], Any]) -> Ite
 
 
 def distdl_batches(corpus: Path, workers: int) -> Iterator[Any]:
-    from distdl.config.schema import SplitConfig
+    from distdl.config.sources import SplitConfig
     from distdl.data import labels
     from distdl.data.dataset import Dataset
     from distdl.data.engine import Loader

@@ -17,13 +17,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from distdl.config.schema import SplitConfig
+from distdl.config.sources import SplitConfig
 from distdl.data import augment, geometry, transforms
 from distdl.data.labels import LabelSpec
+from distdl.data.mixture import AnyDataset, samples_of
 from distdl.data.order import Rows
-from distdl.data.own import OwnDataset
 from distdl.data.picture import Pictures
-from distdl.data.samples import BadSample, Example, ShardSamples, Stored
+from distdl.data.samples import BadSample, Example
 from distdl.errors import UserError
 
 _ROWS_PER_TASK = 32
@@ -55,7 +55,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Stored | OwnDataset,
+        dataset: AnyDataset,
         split: SplitConfig,
         *,
         where: str,
@@ -73,11 +73,7 @@ class Loader:
         of_images, self.on_device = augment.split(built, where)
         self._augmentation_seed = augmentation_seed
         self._prefetch, self._policy, self._substitute, self._pin = prefetch, bad_sample, substitute, pin_memory
-        self._samples = (
-            dataset
-            if isinstance(dataset, OwnDataset)
-            else ShardSamples(dataset, split, where, split.label if label else None)
-        )
+        self._samples = samples_of(dataset, split, where, has_label=label is not None)
         has_normalise = len(built) < len(split.transforms)
         self._pictures = Pictures(
             self._samples,

@@ -8,15 +8,17 @@ from torch import nn
 
 from distdl.comm import collectives, messages
 from distdl.comm.world import WorldInfo
-from distdl.config.schema import Config, DataConfig, SplitConfig
+from distdl.config.schema import Config, DataConfig
+from distdl.config.sources import SourceConfig, SplitConfig, TrainSplitConfig
 from distdl.data import labels, sampling
 from distdl.data.dataset import Dataset
 from distdl.data.draws import Float64s
 from distdl.data.engine import Loader
 from distdl.data.folder import FolderDataset
+from distdl.data.mixture import AnyDataset, Mixture, Source
+from distdl.data.mixture_order import MixturePlan
 from distdl.data.order import Plan
 from distdl.data.own import OwnDataset
-from distdl.data.samples import Stored
 from distdl.errors import UserError
 
 
@@ -29,7 +31,7 @@ class LoaderFactory:
         self._workers = config.data.workers or share_of_cores(world)
         self._pin = device.type == "cuda"
 
-    def __call__(self, split: SplitConfig, where: str, dataset: Stored | OwnDataset, plan: Plan | None) -> Loader:
+    def __call__(self, split: SplitConfig, where: str, dataset: AnyDataset, plan: Plan | None) -> Loader:
         data = self.config.data
         # A stand-in would count a sample twice in an evaluation: there, substitute means mask.
         policy = "mask" if plan is None and data.bad_sample == "substitute" else data.bad_sample
@@ -57,8 +59,15 @@ class LoaderFactory:
         return loaders
 
 
-def open_dataset(split: SplitConfig, where: str, data: DataConfig) -> Stored | OwnDataset:
+def open_dataset(split: SplitConfig, where: str, data: DataConfig) -> AnyDataset:
     """Rank 0 first: it writes the missing index files, or downloads, what the others then find."""
+    if not isinstance(split, TrainSplitConfig) or not split.mixture:
+        return _open_source(split, where, data)
+    sources = {name: _open_source(of, f"{where}.mixture.{name}", data) for name, of in split.mixture.items()}
+    return Mixture(sources, where)
+
+
+def _open_source(split: SourceConfig, where: str, data: DataConfig) -> Source:
     shards, folder = split.shards, split.folder
     if split.dataset is not None:
         return messages.rank0_first(lambda: OwnDataset.open(split, where))
@@ -74,22 +83,24 @@ def open_dataset(split: SplitConfig, where: str, data: DataConfig) -> Stored | O
         raise UserError(error.what, where=f"{where}.{key}: {error.where or split.source}", fix=error.fix) from None
 
 
-def build_plan(config: Config, dataset: Stored | OwnDataset) -> Plan:
+def build_plan(config: Config, dataset: AnyDataset) -> Plan:
     """The order of the run's training samples. Raises UserError when no batch can be formed."""
-    return Plan(
-        dataset.sizes,
-        seed=config.train.seed,
-        global_batch=config.train.global_batch,
-        lanes=config.data.lanes,
-        window=config.data.window,
-        tail=config.data.tail,
-        weights=_shared_weights(config.data, dataset),
-        draws=config.data.draws,
-        growth=config.train.batch_growth,
-    )
+    settings: dict[str, Any] = {
+        "seed": config.train.seed,
+        "global_batch": config.train.global_batch,
+        "lanes": config.data.lanes,
+        "window": config.data.window,
+        "tail": config.data.tail,
+        "draws": config.data.draws,
+        "growth": config.train.batch_growth,
+    }
+    if isinstance(dataset, Mixture):
+        weights = {name: source.weight for name, source in (config.data.train.mixture or {}).items()}
+        return MixturePlan({name: source.sizes for name, source in dataset.sources.items()}, weights, **settings)
+    return Plan(dataset.sizes, weights=_shared_weights(config.data, dataset), **settings)
 
 
-def _shared_weights(config: DataConfig, dataset: Stored | OwnDataset) -> Float64s | None:
+def _shared_weights(config: DataConfig, dataset: Source) -> Float64s | None:
     """Rank 0's, on all workers: they must not differ by a bit."""
     if config.sampling == "natural":
         if config.draws:

@@ -1,7 +1,8 @@
 """The sample plan of a mixture: sources by weight, each gone through by a plan of its own.
 
     position p  ->  the source that entry p % P of a pattern names  ->  how many of it came before: n
-    ->  entry n of that source's plan, whose epochs are the passes over the source
+    ->  position n of that source's plan, whose epochs are the passes over the source, and whose lanes take turns by
+        their numbers' bits reversed: 0, 4, 2, 6, 1, 5, 3, 7
 
 Weights become whole parts of a period P of at most 10,000 positions. Tijdeman's solution of the chairman assignment
 problem (Discrete Mathematics 32, 1980) orders them: among k sources, each one's number in the first p positions differs
@@ -9,8 +10,9 @@ from its share of p by at most 1 - 1 / (2k - 2). So over any stretch of a run, a
 1 with two sources, by less than 2 with more (where no order keeps within 1 for most weights), and by 0 over P. Each
 pass over a source has all of its samples once.
 
-The pattern says nothing of ranks, so neither does the plan, and the position is all there is to keep. In a batch each
-source's rows stand by lane, from its first to its last, and the sources side by side: a rank gets its share of each.
+Ranks appear nowhere, and the position is all there is to keep. In a batch each source's rows stand by lane, from its
+first to its last, and the sources side by side: a rank gets its share of each. The turns spread also a few rows of a
+source over all of its lanes, so that a rank reads the same part of it in every batch, but for a little at its borders.
 """
 
 import math
@@ -59,6 +61,9 @@ class MixturePlan(Plan):
         self._lanes_K = np.array([plan.lanes for plan in self._plans])
         self._parts_K = np.array(list(self.parts.values()))
         self._first_K = np.cumsum(self._n_samples_K) - self._n_samples_K
+        self._turns = [turns(plan.lanes) for plan in self._plans]
+        self._lane_in_turn = np.concatenate(self._turns)
+        self._first_turn_K = np.cumsum(self._lanes_K) - self._lanes_K
         self._source_at = pattern(list(self.parts.values()))
         self.shares = {name: n_parts / len(self._source_at) for name, n_parts in self.parts.items()}
         self._nth_at = np.zeros_like(self._source_at)
@@ -72,37 +77,50 @@ class MixturePlan(Plan):
         return {"plan": PLAN_VERSION, "mixture": self.parts, "lanes": lanes}
 
     def ids(self, epoch: Int64s, offset: Int64s) -> Int64s:
-        source, nth = self._in_source(epoch, offset)
+        source, own = self._in_source(epoch, offset)
         out = np.empty_like(offset)
         for number, plan in enumerate(self._plans):
             here = source == number
-            out[here] = self._first_K[number] + plan.ids(*np.divmod(nth[here], plan.n_samples))
+            out[here] = self._first_K[number] + plan.ids(*np.divmod(own[here], plan.n_samples))
         return out
 
     def next_in_lane(self, epoch: int, offset: int) -> tuple[int, int]:
         """In the lane of its own source, and within the same pass. The offset may lie outside of the epoch."""
-        source, nth = map(int, self._in_source(epoch, offset))
+        source, own = map(int, self._in_source(epoch, offset))
         plan, places = self._plans[source], self._places[source]
-        of_pass, own_offset = divmod(nth, plan.n_samples)
+        of_pass, own_offset = divmod(own, plan.n_samples)
         following, own_id = plan.next_in_lane(of_pass, own_offset)
+        entry, lane = divmod(following, plan.lanes)
+        if (entry + 1) * plan.lanes <= plan.n_samples:
+            following = entry * plan.lanes + int(np.flatnonzero(self._turns[source] == lane)[0])
         period, part = divmod(of_pass * plan.n_samples + following, len(places))
         position = period * len(self._source_at) + int(places[part])
         return position - epoch * self.epoch_length, int(self._first_K[source]) + own_id
 
     def augmentation_seed(self, epoch: int, offset: int, sample_id: int) -> int:
         """The pass over its source tells apart how often a sample is seen."""
-        source, nth = map(int, self._in_source(epoch, offset))
+        source, nth = map(int, self._count(epoch, offset))
         return seed_of(self.seed, nth // self._plans[source].n_samples, sample_id)
 
+    def _count(self, epoch: Int64s | int, offset: Int64s | int) -> tuple[Int64s, Int64s]:
+        """Which source stands at offsets of epochs, and how many of its samples came before."""
+        period, place = divmod(epoch * self.epoch_length + offset, len(self._source_at))
+        source = self._source_at[place]
+        return source, period * self._parts_K[source] + self._nth_at[place]
+
     def _in_source(self, epoch: Int64s | int, offset: Int64s | int) -> tuple[Int64s, Int64s]:
-        """Which source stands at offsets of epochs, and how many of it come before."""
-        period, entry = np.divmod(epoch * self.epoch_length + offset, len(self._source_at))
-        source = self._source_at[entry]
-        return source, period * self._parts_K[source] + self._nth_at[entry]
+        """Which source stands at offsets of epochs, and at which position of its own plan."""
+        source, nth = self._count(epoch, offset)
+        n_samples, lanes = self._n_samples_K[source], self._lanes_K[source]
+        of_pass, offset_of_pass = np.divmod(nth, n_samples)
+        entry, turn = np.divmod(offset_of_pass, lanes)
+        all_have_it = (entry + 1) * lanes <= n_samples  # of the last entry, the lanes come that have one
+        lane = np.where(all_have_it, self._lane_in_turn[self._first_turn_K[source] + turn], turn)
+        return source, of_pass * n_samples + entry * lanes + lane
 
     def _by_lane(self, epoch_SB: Int64s, offset_SB: Int64s) -> Int64s:
-        source_SB, nth_SB = self._in_source(epoch_SB, offset_SB)
-        lane_SB = nth_SB % self._n_samples_K[source_SB] % self._lanes_K[source_SB]
+        source_SB, own_SB = self._in_source(epoch_SB, offset_SB)
+        lane_SB = own_SB % self._n_samples_K[source_SB] % self._lanes_K[source_SB]
         by_source_SB = np.lexsort((lane_SB, source_SB), axis=1)
         source_SB = np.take_along_axis(source_SB, by_source_SB, axis=1)
         count_SK = (source_SB[:, :, None] == np.arange(len(self._plans))).sum(axis=1)
@@ -128,7 +146,7 @@ def parts_of(weights: Mapping[str, float]) -> dict[str, int]:
     for name, n_parts in parts.items():
         if n_parts == 0:
             raise UserError(
-                f"its share is less than 1 in {2 * MOST_PARTS:,}",
+                f"its share is less than 1 in {MOST_PARTS:,}",
                 where=f"data.train.mixture.{name}.weight: {weights[name]:g}",
                 fix="Raise it, or leave the source out.",
             )
@@ -151,3 +169,13 @@ def pattern(parts: list[int]) -> Int64s:
         found[place] = slack_K.argmin()
         behind_K[found[place]] -= period
     return found
+
+
+def turns(lanes: int) -> Int64s:
+    """The lanes in an order of which every stretch is spread over all of them: by the bits of 0, 1, 2, ... reversed."""
+    n_bits = (lanes - 1).bit_length()
+    number = np.arange(2**n_bits)
+    reverse = np.zeros_like(number)
+    for bit in range(n_bits):
+        reverse = 2 * reverse + ((number >> bit) & 1)
+    return reverse[reverse < lanes]

@@ -101,14 +101,15 @@ def samples_of(dataset: AnyDataset, split: SourceConfig, where: str, *, has_labe
 
 
 def _check_classes(sources: dict[str, Source], where: str) -> None:
-    """The same name has to have the same number, which is all that a label says."""
-    first: dict[str, tuple[int, str]] = {}
+    """A class has to have the same number everywhere, which is all that a label says."""
+    known: dict[str, tuple[str, list[str]]] = {}  # class -> a source that has it, and all classes there
     for name, source in sources.items():
-        for number, of_class in enumerate(source.classes or ()):
-            there, other = first.setdefault(of_class, (number, name))
-            if there != number:
+        classes = list(source.classes or ())
+        for number, of_class in enumerate(classes):
+            other, theirs = known.setdefault(of_class, (name, classes))
+            if other != name and theirs[number : number + 1] != [of_class]:
                 raise UserError(
-                    f"the class '{of_class}' has the number {there} in {other}, and {number} in {name}",
+                    f"the class '{of_class}' has the number {theirs.index(of_class)} in {other}, {number} in {name}",
                     where=f"{where}.mixture",
                     fix="Pack the sources with the same list of classes, so that labels mean the same.",
                 )

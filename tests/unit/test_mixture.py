@@ -9,7 +9,7 @@ import tiny
 from web import Web
 
 import distdl
-from distdl.config import compare, load
+from distdl.config import compare, dump, load
 from distdl.data.dataset import Dataset
 from distdl.data.mixture import Mixture
 from distdl.data.shards import write_shards
@@ -21,10 +21,10 @@ from distdl.trainer.explain import explain
 
 
 class Greys:
-    """Item i is a 4x4 image of grey value 10 * i with label i % 10."""
+    """Item i is an image of the value 10 * i with label i % 10."""
 
-    def __init__(self, n=6, bad=(), size=4, classes=None):
-        self.n, self.bad, self.size, self.classes = n, bad, size, classes
+    def __init__(self, n=6, bad=(), shape=(4, 4), classes=None):
+        self.n, self.bad, self.shape, self.classes = n, bad, shape, classes
 
     def __len__(self):
         return self.n
@@ -32,7 +32,7 @@ class Greys:
     def __getitem__(self, i):
         if i in self.bad:
             raise OSError("the scanner was off")
-        return np.full((self.size, self.size), 10 * i, np.uint8), i % 10
+        return np.full(self.shape, 10 * i, np.uint8), i % 10
 
 
 def greys(**args):
@@ -146,11 +146,13 @@ def test_its_stand_in_comes_from_the_same_source(build, opened):
         assert found >= 20 or (image[0][0][0], label) == (10 * found, found % 10)
 
 
-def test_images_of_another_size_are_named_with_their_source(build):
+def test_images_that_do_not_fit_the_others_are_named_with_their_source(build):
     with pytest.raises(UserError, match=r"large: item \d of test_mixture:Greys is 6x6x1, the first is 4x4x1"):
-        list(build(large=greys(size=6)).host_batches())
+        list(build(large=greys(shape=(6, 6))).host_batches())
+    with pytest.raises(UserError, match=r"red: item \d of test_mixture:Greys has 3 channels, 1 are expected"):
+        list(build(red=greys(shape=(4, 4, 3))).host_batches())
 
-    rows = rows_of(build({"data.train.transforms": [{"resize": [4, 4]}]}, large=greys(size=6)))
+    rows = rows_of(build({"data.train.transforms": [{"resize": [4, 4]}]}, large=greys(shape=(6, 6))))
     assert any(6 <= sample_id < 12 for sample_id, _, _ in rows)
 
 
@@ -160,10 +162,12 @@ def test_a_label_out_of_range_is_named_with_its_source(build):
 
 
 def test_sources_that_number_a_class_in_two_ways_are_refused(build):
-    with pytest.raises(UserError, match="the class 'dog' has the number 1 in greys, and 0 in other") as caught:
+    with pytest.raises(UserError, match="the class 'dog' has the number 1 in greys, 0 in other") as caught:
         build(greys=greys(classes=["cat", "dog"]), other=greys(classes=["dog", "cat"]))
     assert caught.value.where == "data.train.mixture"
     build(greys=greys(classes=["cat", "dog"]), other=greys(classes=["cat", "dog", "cow"]))
+    cranes = ["crane", "maillot", "crane"]  # a bird, and what lifts loads, as among the classes of ImageNet
+    build(greys=greys(classes=cranes), other=greys(classes=cranes))
 
 
 def test_a_source_that_is_not_there_is_named_with_its_key(build, tmp_path):
@@ -286,6 +290,8 @@ def test_a_mixture_reads_back_as_it_was_written(tmp_path):
 
     assert {name: source.weight for name, source in split.mixture.items()} == {"a": 2, "b": 0.5}
     assert split.source == "a + b"
+    (tmp_path / "y.yaml").write_text(dump(load(tmp_path / "x.yaml").config))
+    assert load(tmp_path / "y.yaml").config == load(tmp_path / "x.yaml").config
 
 
 @pytest.mark.parametrize(

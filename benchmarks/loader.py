@@ -256,7 +256,7 @@ class Unused(types.ModuleType):
 
 
 def distdl_batches(corpus: Path, workers: int, worker_type: str) -> Iterator[Any]:
-    from distdl.config.schema import SplitConfig
+    from distdl.config.sources import SplitConfig
     from distdl.data import labels
     from distdl.data.dataset import Dataset
     from distdl.data.engine import Loader

@@ -52,8 +52,8 @@ def measure(config: Config, world: WorldInfo, n_steps: int, image_shape: Sequenc
     n_rounds = min(ROUNDS, n_steps)
     steps_per_round = n_steps // n_rounds
     train = config.data.train
-    is_kept = train.shards is not None and not places.are_there(train.shards)
-    has_data = not is_kept and (train.folder is None or Path(train.folder).exists())
+    is_kept = any(each.shards is not None and not places.are_there(each.shards) for each in train.sources)
+    has_data = not is_kept and all(each.folder is None or Path(each.folder).exists() for each in train.sources)
     prefix = "distdl-bench-"
     with collectives.joined(world, config.dist.backend, device), tempfile.TemporaryDirectory(prefix=prefix) as folder:
         config = tuned.settled(config, world.world_size // world.local_world_size, world.local_world_size)
@@ -186,7 +186,7 @@ def on_noise(config: Config, folder: Path, image_shape_HWC: Sequence[int] | None
     ]
     write_shards(samples, folder / "noise", classes=None, kind="noise")
     normalise = [each for each in train.transforms if "normalise" in each]
-    source = {"shards": str(folder / "noise"), "image": "png", "transforms": normalise, "index": None}
+    source = {"shards": str(folder / "noise"), "image": "png", "transforms": normalise, "index": None, "mixture": None}
     return _changed(config, {"data": {"train": source, "tail": "carry", "sampling": "natural", "draws": None}})
 
 

@@ -1,6 +1,7 @@
 """What the schema knows of a dotted key: which keys there are, and which of them a wrong word stood for."""
 
 from collections.abc import Iterator, Mapping
+from types import NoneType
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -89,5 +90,11 @@ def suggestions(path: Path) -> list[str]:
 def _all_keys(path: Path = ()) -> Iterator[Path]:
     for name, field in fields_at(path).items():
         yield (*path, name)
-        if get_origin(field.annotation) is not dict:  # whose keys are names that the user chose
+        if not _is_by_name(field.annotation):
             yield from _all_keys((*path, name))
+
+
+def _is_by_name(annotation: Any) -> bool:
+    """Whether what may be written is a mapping, whose keys are names that the user chose."""
+    parts = [part for part in get_args(annotation) if part is not NoneType]
+    return get_origin(annotation) is dict or (len(parts) == 1 and _is_by_name(parts[0]))

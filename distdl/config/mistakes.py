@@ -98,7 +98,7 @@ def _problem(errors: Sequence[ErrorDetails]) -> str:
     got = got if len(got) <= LONGEST_SHOWN else got[:LONGEST_SHOWN] + " ..."
     if first["type"] == "value_error":  # raised by the schema's own validators, in words meant for the reader
         problem = str(first["ctx"]["error"])
-        is_told = isinstance(value, dict | list) or (isinstance(value, str) and got in problem)
+        is_told = isinstance(value, dict | list | None) or (isinstance(value, str) and got in problem)
         return problem if is_told else f"{problem} (got {got})"
     wanted = " or ".join(dict.fromkeys(_wanted(details) for details in errors)).replace(" or be ", " or ")
     choices = [word for details in errors for word in _choices(details)]

@@ -16,10 +16,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from distdl import registry
 from distdl.config import addresses
+from distdl.config.sources import SplitConfig, TrainSplitConfig
 from distdl.config.values import (
     REQUIRED,
     Decay,
@@ -28,7 +28,6 @@ from distdl.config.values import (
     Period,
     Section,
     SignalName,
-    Transform,
     key,
     name_in,
     parse_period,
@@ -48,52 +47,6 @@ class TaskConfig(Section):
     args: dict[str, Any] = key({}, "further arguments of the task")
 
 
-class SplitConfig(Section):
-    shards: str | list[str] | None = key(
-        None,
-        "WebDataset tars: folder, tar, address, list; or folder, dataset",
-        free=True,
-    )
-    folder: str | None = key(None, "a folder per class with image files in it, used as it lies")
-    dataset: Annotated[str, name_in(registry.DATASETS, "dataset")] | None = key(
-        None,
-        "a dataset of one's own instead of shards: a registered name, or package.module:attribute",
-        validate_default=True,
-    )
-    args: dict[str, Any] = key({}, "arguments of the dataset's function")
-    transforms: list[Transform] = key([], "applied in order: those of images, then those of batches, then normalise")
-    image: str | None = key(None, "component that holds the image (default: the first known image extension)")
-    label: str = key("cls", "component that holds the label, as text that the task reads: a class number")
-    index: str | None = key(
-        None, "folder (or address) of the index files, where they are not beside the shards", free=True
-    )
-
-    @field_validator("shards", "index")
-    @classmethod
-    def _no_secrets(cls, value: str | list[str] | None) -> str | list[str] | None:
-        for text in [value] if isinstance(value, str) else value or ():
-            addresses.check(text)
-        return value
-
-    @field_validator("dataset")  # not of the model, which is checked only once every key is right by itself
-    @classmethod
-    def _one_source(cls, dataset: str | None, info: ValidationInfo) -> str | None:
-        given = [dataset, *(info.data.get(name, "wrong by itself") for name in ("shards", "folder"))]
-        n_given = len(given) - given.count(None)
-        if n_given == 0:
-            raise PydanticCustomError("missing", "one of three", {"key": "shards"})
-        if n_given > 1:
-            raise ValueError("give one of shards, folder and dataset")
-        return dataset
-
-    @property
-    def source(self) -> str:
-        """What a person would call it: the folder, or the dataset's name."""
-        if isinstance(self.shards, list):
-            return f"{self.shards[0]} and {len(self.shards) - 1} more" if self.shards[1:] else "".join(self.shards)
-        return self.shards or self.folder or self.dataset or ""
-
-
 def _split_or_several(value: Any) -> str:
     """One split is written directly, several as a mapping name -> split."""
     if isinstance(value, SplitConfig):
@@ -101,6 +54,11 @@ def _split_or_several(value: Any) -> str:
     if isinstance(value, dict) and value and all(isinstance(v, dict | SplitConfig) for v in value.values()):
         return "<several>"
     return "<one>"
+
+
+def _is_mixed(split: Any) -> bool:
+    mixture = split.get("mixture") if isinstance(split, dict) else None
+    return isinstance(mixture, dict) and all(isinstance(source, dict) for source in mixture.values())
 
 
 class RemoteConfig(Section):
@@ -124,7 +82,7 @@ class RemoteConfig(Section):
 
 
 class DataConfig(Section):
-    train: SplitConfig = key(REQUIRED, "what is trained on")
+    train: TrainSplitConfig = key(REQUIRED, "what is trained on")
     eval: (
         Annotated[
             Annotated[SplitConfig, Tag("<one>")] | Annotated[dict[str, SplitConfig], Tag("<several>")],
@@ -137,7 +95,9 @@ class DataConfig(Section):
         "what an epoch holds: natural (each sample once), balanced (keyed draws, classes alike), or FILE (of weights)",
     )
     draws: int | None = key(
-        None, "length of an epoch in draws, where sampling is not natural (default: the corpus's size)", ge=1
+        None,
+        "length of an epoch in samples, of draws or of a mixture (default: as many as all sources hold)",
+        ge=1,
     )
     tail: Literal["carry", "drop"] = key(
         "carry", "what follows an epoch's last full batch: carry runs on into the next epoch, drop leaves it out"
@@ -164,6 +124,21 @@ class DataConfig(Section):
     )
     remote: RemoteConfig = key(RemoteConfig(), "how shards at an address are read")
     bad_sample_limit: int = key(100, "stop once more samples than this were bad, over all workers", ge=0, free=True)
+
+    @field_validator("eval", mode="before")
+    @classmethod
+    def _not_mixed(cls, value: Any) -> Any:
+        if _is_mixed(value) or (isinstance(value, dict) and any(map(_is_mixed, value.values()))):
+            raise ValueError("a mixture is only trained on; here its sources are sets by name: {web: {...}, ...}")
+        return value
+
+    @field_validator("sampling")
+    @classmethod
+    def _of_one_source(cls, sampling: str, info: ValidationInfo) -> str:
+        train = info.data.get("train")
+        if sampling != "natural" and train and train.mixture:
+            raise ValueError(f"a mixture is drawn by the weights of its sources, so '{sampling}' has to be natural")
+        return sampling
 
     @property
     def eval_sets(self) -> dict[str, SplitConfig]:

@@ -157,9 +157,14 @@ class Dataset:
         return opened.index, lambda component: read_component(opened.descriptor, component)
 
     def announce(self, sample_ids: Iterable[int], only: Collection[str] | None) -> None:
-        """Samples that `read` is going to be asked for next, of a step: what is remote is on its way from now on."""
+        """Samples that `read` is going to be asked for next: what is remote is on its way from now on."""
         if self.streaming:
             self.streaming.announce([self.locate(each) for each in sample_ids], only)
+
+    def advance(self) -> None:
+        """The next step of what is followed is being read."""
+        if self.streaming:
+            self.streaming.advance()
 
     def follow(self, rows: Iterator[Rows], most_steps: int) -> None:
         """`rows`: what the workers of this node are going to read, step by step: whole shards are fetched ahead."""

@@ -18,18 +18,15 @@ from typing import Any
 
 import torch
 
-from distdl.config.schema import SplitConfig
+from distdl.config.sources import SplitConfig
 from distdl.data.fill import Filler
+from distdl.data.mixture import AnyDataset
 from distdl.data.order import Rows
-from distdl.data.own import OwnDataset
-from distdl.data.samples import Stored
 from distdl.data.slots import Slots
 from distdl.data.workers import Workers
 
 _ROWS_PER_TASK = 32
 _HOST_ONLY = ("epoch", "offset", "counts")
-
-Source = Stored | OwnDataset
 
 
 @dataclass(slots=True)
@@ -51,12 +48,12 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Source,
+        dataset: AnyDataset,
         split: SplitConfig,
         *,
         workers: Workers,
         prefetch: int,
-        open_again: Callable[[], Source],
+        open_again: Callable[[], AnyDataset],
         pin_memory: bool = False,
         **of_filler: Any,
     ) -> None:
@@ -107,5 +104,5 @@ class Loader:
         return {name: torch.from_numpy(arrays[name]) for name in arrays if name not in _HOST_ONLY}, parts
 
 
-def _filler_again(open_again: Callable[[], Source], split: SplitConfig, of_filler: dict[str, Any]) -> Filler:
+def _filler_again(open_again: Callable[[], AnyDataset], split: SplitConfig, of_filler: dict[str, Any]) -> Filler:
     return Filler(open_again(), split, **of_filler)

@@ -8,13 +8,13 @@ is bad under the policy "mask", has valid 0 and the label that is ignored.
 from collections.abc import Callable
 from typing import Any, Literal
 
-from distdl.config.schema import SplitConfig
+from distdl.config.sources import SplitConfig
 from distdl.data import augment, geometry, transforms
 from distdl.data.labels import LabelSpec
+from distdl.data.mixture import AnyDataset, samples_of
 from distdl.data.order import Rows
-from distdl.data.own import OwnDataset
 from distdl.data.picture import Pictures
-from distdl.data.samples import BadSample, Example, ShardSamples, Stored
+from distdl.data.samples import BadSample, Example
 from distdl.data.slots import Arrays, Field
 from distdl.errors import UserError
 
@@ -37,7 +37,7 @@ class Filler:
 
     def __init__(
         self,
-        dataset: Stored | OwnDataset,
+        dataset: AnyDataset,
         split: SplitConfig,
         *,
         where: str,
@@ -52,11 +52,7 @@ class Filler:
         of_images, self.on_device = augment.split(built, where)
         self._augmentation_seed = augmentation_seed
         self._policy, self._substitute = bad_sample, substitute
-        self._samples = (
-            dataset
-            if isinstance(dataset, OwnDataset)
-            else ShardSamples(dataset, split, where, split.label if label else None)
-        )
+        self._samples = samples_of(dataset, split, where, has_label=label is not None)
         has_normalise = len(built) < len(split.transforms)
         self._pictures = Pictures(
             self._samples,
@@ -89,7 +85,8 @@ class Filler:
         }
 
     def ask(self, rows: Rows, arrays: Arrays) -> None:
-        """Rows that are never filled are as if they were padding."""
+        """Of the next step. Rows that are never filled are as if they were padding."""
+        self.dataset.advance()
         arrays["sample_id"][:], arrays["epoch"][:], arrays["offset"][:] = rows.sample_id, rows.epoch, rows.offset
         arrays["counts"][:] = rows.valid
         arrays["valid"][:] = 0

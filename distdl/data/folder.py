@@ -103,6 +103,9 @@ class FolderDataset:
     def announce(self, sample_ids: Iterable[int], only: Collection[str] | None) -> None:
         """Files come when they are asked for."""
 
+    def advance(self) -> None:
+        """Files and items come when they are asked for."""
+
     def close(self) -> None:
         """No file stays open."""
 

@@ -125,7 +125,7 @@ class Plan:
     ) -> None:
         self.sizes = np.asarray(sizes, np.int64)
         self.n_samples = int(self.sizes.sum())
-        self.n_entries = self.n_samples if weights is None or draws is None else draws
+        self.n_entries = draws or self.n_samples
         self.seed = seed
         self.global_batch = global_batch
         self.lanes = min(lanes or DEFAULT_LANES, self.n_entries)
@@ -143,6 +143,7 @@ class Plan:
                 where="data.tail: drop",
                 fix="Use data.tail: carry, or a smaller train.global_batch.",
             )
+        self.shares: dict[str, float] = {}  # of the sources, where there are several
         self._factor = growth.factor if growth else 1
         # Rounded up to the position of a sample, but for what is left of a product such as 0.07 * 100.
         self._grows_at = [math.ceil(epoch * self.epoch_length - 1e-9) for epoch in growth.epochs] if growth else []
@@ -216,13 +217,17 @@ class Plan:
     def _steps(self, first: int, n_steps: int, batch: int, end: int) -> Iterator[Rows]:
         at_SB = np.arange(first, first + n_steps * batch, dtype=np.int64).reshape(n_steps, batch)
         epoch_SB, offset_SB = np.divmod(at_SB, self.epoch_length)
-        by_lane_SB = np.argsort(offset_SB % self.lanes, axis=1, kind="stable")
+        by_lane_SB = self._by_lane(epoch_SB, offset_SB)
         epoch_SB = np.take_along_axis(epoch_SB, by_lane_SB, axis=1)
         offset_SB = np.take_along_axis(offset_SB, by_lane_SB, axis=1)
         valid_SB = np.take_along_axis(at_SB, by_lane_SB, axis=1) < end
         id_SB = self.ids(epoch_SB.ravel(), offset_SB.ravel()).reshape(n_steps, batch)
         for step in range(n_steps):
             yield Rows(id_SB[step], epoch_SB[step], offset_SB[step], valid_SB[step])
+
+    def _by_lane(self, epoch_SB: Int64s, offset_SB: Int64s) -> Int64s:
+        """The order of each step's rows."""
+        return np.argsort(offset_SB % self.lanes, axis=1, kind="stable")
 
     def ids(self, epoch: Int64s, offset: Int64s) -> Int64s:
         """Sample ids at offsets (0 .. N-1) of epochs, both of one shape (n,)."""

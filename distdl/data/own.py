@@ -14,7 +14,7 @@ import numpy.typing as npt
 import xxhash
 
 from distdl import registry
-from distdl.config.schema import SplitConfig
+from distdl.config.sources import SourceConfig
 from distdl.data.samples import BadSample, Example, Pixels
 from distdl.errors import UserError
 
@@ -31,7 +31,7 @@ class OwnDataset:
         self.classes: list[str] | None = getattr(items, "classes", None)
 
     @classmethod
-    def open(cls, split: SplitConfig, where: str) -> "OwnDataset":
+    def open(cls, split: SourceConfig, where: str) -> "OwnDataset":
         """Calls the function or class that `split.dataset` names. Raises UserError if that is no dataset, or empty."""
         where = f"{where}.dataset: {split.dataset}"
         assert split.dataset is not None, "a split has shards or a dataset"
@@ -81,6 +81,9 @@ class OwnDataset:
 
     def announce(self, sample_ids: list[int]) -> None:
         """Items come when they are asked for."""
+
+    def advance(self) -> None:
+        """Files and items come when they are asked for."""
 
     def close(self) -> None:
         """There is nothing of ours to close."""

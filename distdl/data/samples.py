@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from distdl.config.schema import SplitConfig
+from distdl.config.sources import SourceConfig
 from distdl.data.dataset import CorruptSample, Dataset
 from distdl.data.folder import FolderDataset
 from distdl.data.image import IMAGE_EXTENSIONS, Pixels, decode_image, is_image
@@ -43,7 +43,7 @@ class ShardSamples:
     Raises UserError if the first sample lacks one of the two.
     """
 
-    def __init__(self, dataset: Stored, split: SplitConfig, where: str, label: str | None) -> None:
+    def __init__(self, dataset: Stored, split: SourceConfig, where: str, label: str | None) -> None:
         self._dataset, self._where, self._label = dataset, where, label
         self._images = (split.image,) if split.image else self._find_image_components()
         self._read = (*self._images, label) if label else self._images

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from distdl.config.schema import DataConfig, SplitConfig
+from distdl.config.schema import DataConfig
+from distdl.config.sources import SplitConfig
 from distdl.data import catalog, labels
 from distdl.data.dataset import CorruptSample, Dataset
 from distdl.data.draws import Float64s, Int64s

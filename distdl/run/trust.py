@@ -56,7 +56,8 @@ def code_in(config: Config) -> Iterator[str]:
     yield from config.plugins
     names = [config.model.name, config.task.name, config.optim.name, config.schedule.name, config.dist.engine]
     for split in (config.data.train, *config.data.eval_sets.values()):
-        names += [split.dataset or "", *(name for transform in split.transforms for name in transform)]
+        names += [source.dataset or "" for source in split.sources]
+        names += [name for transform in split.transforms for name in transform]
     yield from dict.fromkeys(name for name in names if ":" in name)
 
 

@@ -16,7 +16,8 @@ from distdl import models, plugins, registry
 from distdl.checkpoint.load import at_step, evaluated_weights
 from distdl.comm import messages
 from distdl.config import load
-from distdl.config.schema import Config, DistillConfig, SplitConfig
+from distdl.config.schema import Config, DistillConfig
+from distdl.config.sources import SplitConfig
 from distdl.errors import UserError
 from distdl.run import trust
 from distdl.run.folder import find, split_step

@@ -11,11 +11,12 @@ from distdl.checkpoint import load as checkpoint_load
 from distdl.comm import tree
 from distdl.config import load
 from distdl.config.schema import Config
+from distdl.config.sources import SourceConfig
 from distdl.data.dataset import Dataset
 from distdl.data.folder import FolderDataset
+from distdl.data.mixture import AnyDataset, Mixture, Source
 from distdl.data.order import Plan, Rows
 from distdl.data.own import OwnDataset
-from distdl.data.samples import Stored
 from distdl.errors import UserError
 from distdl.run import trust
 from distdl.run.folder import RunFolder, find
@@ -50,10 +51,17 @@ def explain(run: str, *, step: int, rank: int, row: int, world_size: int | None 
         dataset.close()
 
 
-def _open(config: Config) -> Stored | OwnDataset:
+def _open(config: Config) -> AnyDataset:
     split = config.data.train
+    if not split.mixture:
+        return _open_source(split, "data.train")
+    where = "data.train.mixture"
+    return Mixture({name: _open_source(of, f"{where}.{name}") for name, of in split.mixture.items()}, "data.train")
+
+
+def _open_source(split: SourceConfig, where: str) -> Source:
     if split.dataset is not None:
-        return OwnDataset.open(split, "data.train")
+        return OwnDataset.open(split, where)
     if split.folder is not None:
         return FolderDataset.open(split.folder)
     assert split.shards is not None, "a split has one source"
@@ -70,7 +78,7 @@ def _world_size(folder: RunFolder) -> int:
         ) from None
 
 
-def _check_data(folder: RunFolder, dataset: Stored | OwnDataset, plan: Plan) -> None:
+def _check_data(folder: RunFolder, dataset: AnyDataset, plan: Plan) -> None:
     checkpoint = checkpoint_load.newest(folder, warn=lambda message: None, only="no tensor")
     if checkpoint and checkpoint.state.get("data") != {"identity": dataset.identity, **plan.identity}:
         raise UserError(
@@ -119,7 +127,7 @@ def _share(rows: Rows, config: Config, rank: int, world_size: int) -> Rows:
     return rows.parts(tree.leaves_of(rank, world_size, n_parts), n_parts)
 
 
-def _lines(rows: Rows, row: int, where: str, config: Config, dataset: Stored | OwnDataset, plan: Plan) -> list[str]:
+def _lines(rows: Rows, row: int, where: str, config: Config, dataset: AnyDataset, plan: Plan) -> list[str]:
     epoch, offset, sample_id = int(rows.epoch[row]), int(rows.offset[row]), int(rows.sample_id[row])
     position = epoch * plan.epoch_length + offset
     lines = [
@@ -128,6 +136,10 @@ def _lines(rows: Rows, row: int, where: str, config: Config, dataset: Stored | O
     ]
     if not rows.valid[row]:
         lines.append("weight      0: the run ends before it, and it only fills the last batch")
+    if isinstance(dataset, Mixture):
+        name, sample_id = dataset.locate(sample_id)
+        dataset = dataset.sources[name]
+        lines.append(f"source      {name}, its sample {sample_id}")
     if isinstance(dataset, OwnDataset):
         return [*lines, f"item        {sample_id} of {dataset.path}"]
     shard, row_in_shard = dataset.locate(sample_id)

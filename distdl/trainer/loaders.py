@@ -9,16 +9,18 @@ from torch import nn
 
 from distdl.comm import collectives, messages
 from distdl.comm.world import WorldInfo
-from distdl.config.schema import Config, DataConfig, SplitConfig
+from distdl.config.schema import Config, DataConfig
+from distdl.config.sources import SourceConfig, SplitConfig, TrainSplitConfig
 from distdl.data import labels, sampling
 from distdl.data.dataset import Dataset
 from distdl.data.draws import Float64s
 from distdl.data.engine import Loader
 from distdl.data.folder import FolderDataset
+from distdl.data.mixture import AnyDataset, Mixture, Source
+from distdl.data.mixture_order import MixturePlan
 from distdl.data.order import Plan
 from distdl.data.own import OwnDataset
 from distdl.data.processes import Processes
-from distdl.data.samples import Stored
 from distdl.data.workers import Threads
 from distdl.errors import UserError
 
@@ -35,7 +37,7 @@ class LoaderFactory:
         )
         self._pin = device.type == "cuda"
 
-    def __call__(self, split: SplitConfig, where: str, dataset: Stored | OwnDataset, plan: Plan | None) -> Loader:
+    def __call__(self, split: SplitConfig, where: str, dataset: AnyDataset, plan: Plan | None) -> Loader:
         data = self.config.data
         # A stand-in would count a sample twice in an evaluation: there, substitute means mask.
         policy = "mask" if plan is None and data.bad_sample == "substitute" else data.bad_sample
@@ -64,12 +66,19 @@ class LoaderFactory:
         return loaders
 
 
-def open_dataset(split: SplitConfig, where: str, data: DataConfig) -> Stored | OwnDataset:
+def open_dataset(split: SplitConfig, where: str, data: DataConfig) -> AnyDataset:
     """Rank 0 first: it writes the missing index files, or downloads, what the others then find."""
     return messages.rank0_first(lambda: _opened(split, where, data))
 
 
-def _opened(split: SplitConfig, where: str, data: DataConfig) -> Stored | OwnDataset:
+def _opened(split: SplitConfig, where: str, data: DataConfig) -> AnyDataset:
+    if not isinstance(split, TrainSplitConfig) or not split.mixture:
+        return _open_source(split, where, data)
+    sources = {name: _open_source(of, f"{where}.mixture.{name}", data) for name, of in split.mixture.items()}
+    return Mixture(sources, where)
+
+
+def _open_source(split: SourceConfig, where: str, data: DataConfig) -> Source:
     if split.dataset is not None:
         return OwnDataset.open(split, where)
     try:
@@ -82,7 +91,7 @@ def _opened(split: SplitConfig, where: str, data: DataConfig) -> Stored | OwnDat
         raise UserError(error.what, where=f"{where}.{key}: {error.where or split.source}", fix=error.fix) from None
 
 
-def _opened_again(split: SplitConfig, data: DataConfig, identity: str, where: str) -> Stored | OwnDataset:
+def _opened_again(split: SplitConfig, data: DataConfig, identity: str, where: str) -> AnyDataset:
     """In a worker process. Raises UserError if it is not the dataset that its parent has."""
     dataset = _opened(split, where, data)
     if dataset.identity != identity:
@@ -90,22 +99,24 @@ def _opened_again(split: SplitConfig, data: DataConfig, identity: str, where: st
     return dataset
 
 
-def build_plan(config: Config, dataset: Stored | OwnDataset) -> Plan:
+def build_plan(config: Config, dataset: AnyDataset) -> Plan:
     """The order of the run's training samples. Raises UserError when no batch can be formed."""
-    return Plan(
-        dataset.sizes,
-        seed=config.train.seed,
-        global_batch=config.train.global_batch,
-        lanes=config.data.lanes,
-        window=config.data.window,
-        tail=config.data.tail,
-        weights=_shared_weights(config.data, dataset),
-        draws=config.data.draws,
-        growth=config.train.batch_growth,
-    )
+    settings: dict[str, Any] = {
+        "seed": config.train.seed,
+        "global_batch": config.train.global_batch,
+        "lanes": config.data.lanes,
+        "window": config.data.window,
+        "tail": config.data.tail,
+        "draws": config.data.draws,
+        "growth": config.train.batch_growth,
+    }
+    if isinstance(dataset, Mixture):
+        weights = {name: source.weight for name, source in (config.data.train.mixture or {}).items()}
+        return MixturePlan({name: source.sizes for name, source in dataset.sources.items()}, weights, **settings)
+    return Plan(dataset.sizes, weights=_shared_weights(config.data, dataset), **settings)
 
 
-def _shared_weights(config: DataConfig, dataset: Stored | OwnDataset) -> Float64s | None:
+def _shared_weights(config: DataConfig, dataset: Source) -> Float64s | None:
     """Rank 0's, on all workers: they must not differ by a bit."""
     if config.sampling == "natural":
         if config.draws:

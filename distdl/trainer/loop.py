@@ -193,7 +193,7 @@ def count_bad_samples(run: Run, track: Track, clock: "Clock", n_bad: int) -> Non
     if run.state.n_bad > limit:
         raise UserError(
             f"{run.state.n_bad} samples could not be used, more than data.bad_sample_limit allows ({limit})",
-            where=f"data.train.shards: {run.config.data.train.shards}",
+            where=f"data.train: {run.config.data.train.source}",
             fix="`distdl data verify` lists them. Repair or repack the shards, or raise the limit.",
         )
     track.warn_once(

@@ -7,13 +7,15 @@ read over the network in training.
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
 from distdl.comm import collectives
 from distdl.data.dataset import Dataset
+from distdl.data.mixture import Mixture
+from distdl.data.order import Rows
 from distdl.data.remote.streaming import Streaming
 from distdl.trainer.setup import Run
 
@@ -27,11 +29,14 @@ def stage(run: Run, say: Callable[[str], None]) -> None:
         return
     began = told_at = time.monotonic()
     tasks = []
-    for loader in (run.train_loader, *run.eval_loaders.values()):
+    for dataset, steps in _trained_on(run):
+        if dataset.streaming:
+            tasks.append((dataset.streaming, share_of_node(dataset, steps)))
+    for loader in run.eval_loaders.values():
         if isinstance(loader.dataset, Dataset) and loader.dataset.streaming:
-            shards = share_of_node(run, loader.dataset) if loader is run.train_loader else loader.dataset.all_shards
-            loader.dataset.streaming.want(shards)
-            tasks.append((loader.dataset.streaming, shards))
+            tasks.append((loader.dataset.streaming, loader.dataset.all_shards))
+    for streaming, shards in tasks:
+        streaming.want(shards)
     while not _all_done(tasks):
         time.sleep(_POLL_S)
         if time.monotonic() - told_at > _TOLD_EVERY_S:
@@ -42,18 +47,27 @@ def stage(run: Run, say: Callable[[str], None]) -> None:
 
 def fetch_ahead(run: Run) -> None:
     """Has remote shards come into the cache in the order in which this node reads them from now on."""
-    dataset = run.train_loader.dataset
+    steps_per_epoch = run.plan.epoch_length // run.plan.global_batch + 1
+    for dataset, steps in _trained_on(run):
+        dataset.follow(steps, steps_per_epoch)
+
+
+def _trained_on(run: Run) -> Iterator[tuple[Dataset, Iterator[Rows]]]:
+    """The sources that are shards, each with its rows that this node reads from now on, step by step."""
+    dataset, position = run.train_loader.dataset, run.state.position
     if isinstance(dataset, Dataset):
-        steps_per_epoch = run.plan.epoch_length // run.plan.global_batch + 1
-        dataset.follow(run.node_rows(run.state.position), steps_per_epoch)
+        yield dataset, run.node_rows(position)
+    if isinstance(dataset, Mixture):
+        for name, source in dataset.sources.items():
+            if isinstance(source, Dataset):
+                yield source, dataset.rows_of(name, run.node_rows(position))
 
 
-def share_of_node(run: Run, dataset: Dataset) -> list[int]:
-    """The shards that the workers of this node read from now on, in the order in which they come to them."""
+def share_of_node(dataset: Dataset, steps: Iterator[Rows]) -> list[int]:
+    """The shards that the workers of this node read in these steps, in the order in which they come to them."""
     found: dict[int, None] = {}
-    rows = run.node_rows(run.state.position)
-    while len(found) < len(dataset.shards) and (steps := list(itertools.islice(rows, 64))):
-        ids = np.concatenate([step.sample_id for step in steps])
+    while len(found) < len(dataset.shards) and (some := list(itertools.islice(steps, 64))):
+        ids = np.concatenate([rows.sample_id for rows in some])
         shards, first = np.unique(np.searchsorted(dataset.ends, ids[ids >= 0], side="right"), return_index=True)
         found |= dict.fromkeys(int(shard) for shard in shards[np.argsort(first)])
     return list(found)

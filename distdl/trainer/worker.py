@@ -25,6 +25,7 @@ from distdl.config import load
 from distdl.config.schema import Config, DistConfig
 from distdl.config.values import parse_period
 from distdl.data import native
+from distdl.data.order import Plan
 from distdl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError
 from distdl.launch import worker as launched
 from distdl.run import failures, lease
@@ -255,7 +256,7 @@ def _check_same_data(run: Run, context: dict[str, Any]) -> None:
     if context["data"] != run.description["data"]:
         raise UserError(
             "the training data is not what this run was started with (other shards, weights or order of samples)",
-            where=f"data.train.shards: {run.config.data.train.shards}",
+            where=f"data.train: {run.config.data.train.source}",
             fix="Put the shards back as they were, or start a new run from the weights: --from RUN --weights-only.",
         )
     if context.get("teacher") != run.description["teacher"]:
@@ -291,9 +292,14 @@ def _describe(run: Run, folder: RunFolder, say: Callable[[str], None]) -> None:
     n_workers = run.world.world_size
     say(
         f"{run.config.model.name} ({n_parameters:,} parameters) on {n_workers} worker{'s' * (n_workers > 1)} "
-        f"({workers[0]['device']}, {collectives.backend_name() or 'alone'}), {run.plan.n_samples:,} samples, "
+        f"({workers[0]['device']}, {collectives.backend_name() or 'alone'}), {_samples(run.plan)}, "
         f"{run.total_steps:,} steps of {run.config.train.global_batch}; run folder {folder.shown}"
     )
+
+
+def _samples(plan: Plan) -> str:
+    shares = (f"{name} {100 * share:.4g} %" for name, share in plan.shares.items())
+    return f"{plan.n_samples:,} samples" + f" ({', '.join(shares)})" * bool(plan.shares)
 
 
 def _open_tracker(run: Run, folder: RunFolder, launch: Launch, resume_step: int | None) -> Tracker | NullTracker:

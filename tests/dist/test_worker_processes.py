@@ -15,7 +15,8 @@ import pytest
 import tiny
 
 from distdl import plugins, registry
-from distdl.config.schema import DataConfig, SplitConfig
+from distdl.config.schema import DataConfig
+from distdl.config.sources import SplitConfig
 from distdl.data import labels, shards
 from distdl.data.dataset import Dataset
 from distdl.data.engine import Loader
@@ -181,8 +182,8 @@ class Squares:
 """
     registered = plugins.load([("squares.py", source)])
     with registry.using(registered):
-        split = SplitConfig(dataset="Squares")
-        data = DataConfig(train=split)
+        data = DataConfig.model_validate({"train": {"dataset": "Squares"}})
+        split = data.train
         dataset = OwnDataset.open(split, "data.train")
         loader = Loader(
             dataset,

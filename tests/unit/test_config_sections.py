@@ -121,7 +121,7 @@ def test_mistakes_in_such_sections_are_told_with_their_lines_and_all_at_once() -
         ("{shrads: a}", "x.yaml:2: unknown key 'data.train.shrads' - did you mean data.train.shards?"),
         (
             "{shards: a, dataset: 'b:c'}",
-            "x.yaml:2: data.train.dataset: give one of shards, folder and dataset (got 'b:c')",
+            "x.yaml:2: data.train: give one of shards, folder, dataset and mixture, not shards and dataset",
         ),
     ],
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from distdl.config.schema import SplitConfig
+from distdl.config.sources import SplitConfig
 from distdl.data import labels, shards
 from distdl.data.dataset import Dataset
 from distdl.data.engine import Loader

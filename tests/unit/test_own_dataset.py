@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 
-from distdl.config.schema import SplitConfig
+from distdl.config.sources import SplitConfig
 from distdl.data.own import OwnDataset
 from distdl.data.samples import BadSample
 from distdl.errors import UserError

@@ -159,6 +159,7 @@ def test_announced_samples_come_side_by_side(opened, web, corpus):
     ids = list(range(0, 60, 2))
     began = time.monotonic()
 
+    dataset.advance()
     dataset.announce(ids, None)
 
     assert is_right(dataset, corpus, ids)
@@ -248,6 +249,7 @@ def test_the_cache_stays_below_its_limit_and_every_sample_is_right(opened, corpu
     follow(dataset, epochs=3)
 
     for ids in steps_of(dataset, epochs=3):
+        dataset.advance()
         dataset.announce(ids, None)
         assert is_right(dataset, corpus, ids)
         time.sleep(0.05)

@@ -137,11 +137,14 @@ def test_every_key_that_can_name_code_is_asked_about(key):
     Path("y.yaml").write_text("base: x.yaml\n")
     config("lenet5")
 
-    overrides = [f"{key}={value}"] + [key.replace("dataset", "shards=null")] * key.endswith("dataset")
+    overrides = [f"{key.replace('mixture', 'mixture.one')}={value}"]
+    overrides += ["data.train.shards=null"] * (key.startswith("data.train") and key.endswith("dataset"))
     overrides += ["data.eval.shards=a"] * (key == "data.eval.transforms")
 
     assert list(trust.code_in(load("y.yaml", overrides).config)) == ["os:system"]
 
 
 def test_the_keys_that_can_name_code_are_found_in_the_schema():
-    assert {"model.name", "optim.name", "data.train.dataset", "data.eval.transforms"} <= set(KEYS)
+    of_data = {"data.train.dataset", "data.train.mixture.dataset", "data.eval.dataset", "data.eval.transforms"}
+
+    assert {"model.name", "optim.name", *of_data} <= set(KEYS)

@@ -116,10 +116,14 @@ class Streaming:
         self._upcoming = Upcoming(rows, self._ends, self._sizes, most_bytes=most_bytes, most_steps=most_steps)
         self._look()
 
-    def announce(self, rows: Iterable[tuple[int, int]], only: Collection[str] | None) -> None:
-        """The samples (shard, row) of the next step, of which the components `only` are going to be read."""
+    def advance(self) -> None:
+        """The next step of what is followed is being read."""
         if self._upcoming:
             self._upcoming.advance()
+        self._let_go_of_deleted()
+
+    def announce(self, rows: Iterable[tuple[int, int]], only: Collection[str] | None) -> None:
+        """Samples (shard, row), of which the components `only` are going to be read."""
         self._let_go_of_deleted()
         for shard, row in rows:
             in_use = self._in_use.get(shard)

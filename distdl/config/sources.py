@@ -1,0 +1,99 @@
+"""Where samples come from: one source, a split of the data, and several sources that are mixed to train on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from distdl import registry
+from distdl.config import addresses
+from distdl.config.values import Section, Transform, key, name_in
+
+
+class SourceConfig(Section):
+    shards: str | list[str] | None = key(
+        None,
+        "WebDataset tars: folder, tar, address, list; or folder, dataset",
+        free=True,
+    )
+    folder: str | None = key(None, "a folder per class with image files in it, used as it lies")
+    dataset: Annotated[str, name_in(registry.DATASETS, "dataset")] | None = key(
+        None,
+        "a dataset of one's own instead of shards: a registered name, or package.module:attribute",
+        validate_default=True,
+    )
+    args: dict[str, Any] = key({}, "arguments of the dataset's function")
+    image: str | None = key(None, "component that holds the image (default: the first known image extension)")
+    label: str = key("cls", "component that holds the label, as text that the task reads: a class number")
+    index: str | None = key(
+        None, "folder (or address) of the index files, where they are not beside the shards", free=True
+    )
+
+    @field_validator("shards", "index")
+    @classmethod
+    def _no_secrets(cls, value: str | list[str] | None) -> str | list[str] | None:
+        for text in [value] if isinstance(value, str) else value or ():
+            addresses.check(text)
+        return value
+
+    @field_validator("dataset")  # not of the model, which is checked only once every key is right by itself
+    @classmethod
+    def _one_source(cls, dataset: Any, info: ValidationInfo) -> Any:
+        _check_one_given({**info.data, "dataset": dataset}, ("shards", "folder", "dataset"))
+        return dataset
+
+    @property
+    def sources(self) -> Sequence["SourceConfig"]:
+        """Itself, or what it mixes."""
+        return [self]
+
+    @property
+    def source(self) -> str:
+        """What a person would call it: the folder, or the dataset's name."""
+        if isinstance(self.shards, list):
+            return f"{self.shards[0]} and {len(self.shards) - 1} more" if self.shards[1:] else "".join(self.shards)
+        return self.shards or self.folder or self.dataset or ""
+
+
+def _check_one_given(given: Mapping[str, Any], names: Sequence[str]) -> None:
+    found = [name for name in names if given.get(name, "wrong by itself") is not None]
+    if not found:
+        raise PydanticCustomError("missing", "one of these", {"key": names[0]})
+    if len(found) > 1:
+        raise ValueError(f"give one of {', '.join(names[:-1])} and {names[-1]}, not {' and '.join(found)}")
+
+
+class SplitConfig(SourceConfig):
+    transforms: list[Transform] = key([], "applied in order: those of images, then those of batches, then normalise")
+
+
+class MixedConfig(SourceConfig):
+    weight: float = key(1.0, "how many samples of it come, beside the weights of the other sources", gt=0)
+
+
+class TrainSplitConfig(SplitConfig):
+    mixture: dict[str, MixedConfig] | None = key(
+        None,
+        "several sources by name instead of one, mixed by weight: {web: {shards: ..., weight: 3}, ...}",
+        validate_default=True,
+    )
+
+    @field_validator("mixture")
+    @classmethod
+    def _one_source(cls, mixture: Any, info: ValidationInfo) -> Any:
+        if mixture == {}:
+            raise ValueError("a mixture has at least one source")
+        _check_one_given({**info.data, "mixture": mixture}, ("shards", "folder", "dataset", "mixture"))
+        for name in ("args", "image", "label", "index") if mixture else ():
+            if info.data.get(name) != cls.model_fields[name].default:
+                raise ValueError(f"each source has its own '{name}': give it there")
+        return mixture
+
+    @property
+    def sources(self) -> Sequence[SourceConfig]:
+        return list(self.mixture.values()) if self.mixture else [self]
+
+    @property
+    def source(self) -> str:
+        return " + ".join(self.mixture) if self.mixture else super().source

@@ -1,0 +1,119 @@
+"""Several sources of samples as one dataset: `data.train.mixture`.
+
+name -> dataset (shards, a folder of images, or a dataset of one's own), in the order of the names
+sample ids count through the sources in turn; MixturePlan (distdl/data/mixture_order.py) says which comes when
+MixedSamples asks each source for its own samples, by its own ids
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import xxhash
+
+from distdl.config.sources import SourceConfig, TrainSplitConfig
+from distdl.data.order import Int64s, Rows
+from distdl.data.own import OwnDataset
+from distdl.data.samples import BadSample, Example, ShardSamples, Stored
+from distdl.errors import UserError
+
+Source = Stored | OwnDataset
+
+
+class Mixture:
+    """Closes its sources. Raises UserError where they number a class in different ways."""
+
+    def __init__(self, sources: dict[str, Source], where: str) -> None:
+        self.sources = dict(sorted(sources.items()))
+        self.path = " + ".join(self.sources)
+        self.classes: list[str] | None = None
+        counts = [source.n_samples for source in self.sources.values()]
+        self.ends: Int64s = np.cumsum(counts, dtype=np.int64)
+        self._firsts = self.ends - counts
+        self.n_samples = sum(counts)
+        what = "".join(f"{name}\0{source.identity}\0" for name, source in self.sources.items())
+        self.identity = xxhash.xxh3_128_hexdigest(what.encode())
+        _check_classes(self.sources, where)
+
+    def locate(self, sample_id: int) -> tuple[str, int]:
+        """Sample id -> name of its source, and its id there."""
+        number = int(np.searchsorted(self.ends, sample_id, side="right"))
+        return list(self.sources)[number], sample_id - int(self._firsts[number])
+
+    def only(self, name: str, sample_ids: Int64s) -> Int64s:
+        """Those of the samples that come from a source, by their ids there."""
+        number = list(self.sources).index(name)
+        first, end = self._firsts[number], self.ends[number]
+        return sample_ids[(sample_ids >= first) & (sample_ids < end)] - first
+
+    def rows_of(self, name: str, steps: Iterator[Rows]) -> Iterator[Rows]:
+        """The rows of each step that come from a source."""
+        return (Rows.of(self.only(name, rows.sample_id)) for rows in steps)
+
+    def advance(self) -> None:
+        """Every source is told of every step, also of one without a sample of it."""
+        for source in self.sources.values():
+            source.advance()
+
+    def close(self) -> None:
+        for source in self.sources.values():
+            source.close()
+
+
+AnyDataset = Source | Mixture
+
+
+class MixedSamples:
+    """What is said of a sample begins with the name of its source."""
+
+    def __init__(self, mixture: Mixture, split: SourceConfig, where: str, *, has_label: bool) -> None:
+        assert isinstance(split, TrainSplitConfig) and split.mixture, "what is mixed has the sources' settings"
+        self._mixture = mixture
+        self._samples = {
+            name: samples_of(source, split.mixture[name], f"{where}.mixture.{name}", has_label=has_label)
+            for name, source in mixture.sources.items()
+        }
+
+    def example(self, sample_id: int) -> Example:
+        """Raises BadSample as its source does."""
+        name, own_id = self._mixture.locate(sample_id)
+        try:
+            example = self._samples[name].example(own_id)
+        except BadSample as error:
+            raise BadSample(f"{name}: {error}") from error
+        example.name, example.file = f"{name}: {example.name}", f"{name}: {example.file}"
+        return example
+
+    def announce(self, sample_ids: list[int]) -> None:
+        ids = np.array(sample_ids, np.int64)
+        for name, samples in self._samples.items():
+            samples.announce(self._mixture.only(name, ids).tolist())
+
+
+Samples = ShardSamples | OwnDataset | MixedSamples
+
+
+def samples_of(dataset: AnyDataset, split: SourceConfig, where: str, *, has_label: bool) -> Samples:
+    """What gives a dataset's samples with their images and, if the task needs them, their labels.
+
+    Raises UserError if a source's first sample lacks one of the two.
+    """
+    if isinstance(dataset, Mixture):
+        return MixedSamples(dataset, split, where, has_label=has_label)
+    if isinstance(dataset, OwnDataset):
+        return dataset
+    return ShardSamples(dataset, split, where, split.label if has_label else None)
+
+
+def _check_classes(sources: dict[str, Source], where: str) -> None:
+    """A class has to have the same number everywhere, which is all that a label says."""
+    known: dict[str, tuple[str, list[str]]] = {}  # class -> a source that has it, and all classes there
+    for name, source in sources.items():
+        classes = list(source.classes or ())
+        for number, of_class in enumerate(classes):
+            other, theirs = known.setdefault(of_class, (name, classes))
+            if other != name and theirs[number : number + 1] != [of_class]:
+                raise UserError(
+                    f"the class '{of_class}' has the number {theirs.index(of_class)} in {other}, {number} in {name}",
+                    where=f"{where}.mixture",
+                    fix="Pack the sources with the same list of classes, so that labels mean the same.",
+                )

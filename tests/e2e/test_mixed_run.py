@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from web import Web
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -54,3 +55,21 @@ def test_a_wrong_mixture_is_answered_before_anything_starts(place):
     assert "data.train.mixture: a mixture has at least one source" in none.output
     assert "data.train.mixture.shown.weight: should be greater than 0 (got 0)" in zero.output
     assert not (place.path / "runs").exists()
+
+
+def test_sources_on_a_web_server_are_staged_and_make_the_same_run(place):
+    assert place.run("train", place.config(**RUN), "--name", "local").code == 0
+    with Web((place.path / "digits").resolve()) as web:
+        mixture = {
+            "shown": {"shards": f"{web.url}/train", "weight": 3},
+            "kept_back": {"shards": f"{web.url}/test"},
+        }
+        data = {"data__train": {**RUN["data__train"], "mixture": mixture}, "data__stage": str(place.path / "disk")}
+
+        result = place.run("train", place.config(**{**RUN, **data}), "--nproc", 2, "--name", "remote")
+
+    assert result.code == 0, result.output
+    n_shards = len(list(place.path.glob("digits/t*/*.tar")))
+    assert f"staged {n_shards} of {n_shards} shards" in result.output
+    assert len(list((place.path / "disk").rglob("*.tar"))) == n_shards
+    assert place.hash("remote") == place.hash("local")

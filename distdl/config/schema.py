@@ -147,7 +147,10 @@ class DataConfig(Section):
     )
     window: int = key(1000, "samples shuffled together within a lane", ge=1, le=2**24)
     workers: int | None = key(
-        None, "decoding threads per process (default: the process's share of the cores)", ge=1, free=True
+        None,
+        "decoding threads per process; 0: the training thread itself (default: the process's share of the cores)",
+        ge=0,
+        free=True,
     )
     prefetch: int = key(4, "batches made ahead of the step", ge=1, free=True)
     bad_sample: Literal["raise", "mask", "substitute"] = key(
@@ -157,7 +160,12 @@ class DataConfig(Section):
         None, "folder on a node's own disk to which its shards are copied before training", free=True
     )
     remote: RemoteConfig = key(RemoteConfig(), "how shards at an address are read")
-    bad_sample_limit: int = key(100, "stop once more samples than this were bad, over all workers", ge=0, free=True)
+    bad_sample_limit: int | None = key(
+        None, "stop once more different samples than this were bad, over all workers", ge=0, free=True
+    )
+    bad_sample_rate: float = key(
+        0.001, "stop once over 100 different samples were bad, and over this share of those read", ge=0, le=1, free=True
+    )
 
     @property
     def eval_sets(self) -> dict[str, SplitConfig]:

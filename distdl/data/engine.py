@@ -10,9 +10,11 @@ the label that is ignored.
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from distdl.data.labels import LabelSpec
 from distdl.data.order import Rows
 from distdl.data.own import OwnDataset
 from distdl.data.picture import Pictures
-from distdl.data.samples import BadSample, Example, ShardSamples, Stored
+from distdl.data.samples import BadRow, BadSample, Example, ShardSamples, Stored
 from distdl.errors import UserError
 
 _ROWS_PER_TASK = 32
@@ -34,6 +36,14 @@ Substitute = Callable[[int, int], tuple[int, int]]
 AugmentationSeed = Callable[[int, int, int], int]
 
 
+class Part(Protocol):
+    """Some rows of a batch on their way; the result tells of the bad ones."""
+
+    def result(self) -> list[BadRow]: ...
+
+    def cancel(self) -> bool: ...
+
+
 @dataclass(slots=True)
 class HostBatch:
     tensors: dict[str, torch.Tensor]
@@ -41,16 +51,16 @@ class HostBatch:
     n_bad: int
     wait_s: float
     """how long the caller waited for it"""
-    problems: list[str] = field(default_factory=list)
-    """of the bad samples, one each"""
+    problems: list[BadRow] = field(default_factory=list)
+    """the bad samples; one that stood in for another and was bad as well is one more"""
 
 
 class Loader:
     """Reads one split of a dataset, which it closes. `label`: None if the task needs none.
 
     `augmentation_seed` is None where a split is evaluated. `short_side`: of the images, in pixels, for rows that name
-    none themselves (None: as the transforms make them). Raises UserError at once if the first sample lacks the image or
-    the label component.
+    none themselves (None: as the transforms make them). `workers`: 0 to decode in the thread that asks for a batch.
+    Raises UserError at once if the first sample lacks the image or the label component.
     """
 
     def __init__(
@@ -88,15 +98,27 @@ class Loader:
             where=where,
         )
         self.image_shape = self._pictures.shape()
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"decode-{where}")
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"decode-{where}") if workers else WhoeverWaits()
 
     def close(self) -> None:
         self.dataset.close()  # first: a thread may be waiting for a server
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def stream(self, rows: Iterable[Rows]) -> Generator[HostBatch, None, None]:
-        """Batches for the given rows, in that order, made up to `prefetch` ahead."""
-        ahead: deque[tuple[dict[str, torch.Tensor], list[Future[list[str]]]]] = deque()
+        """Batches for the given rows, in that order, made up to `prefetch` ahead.
+
+        Raises UserError for a bad sample under the policy "raise".
+        """
+        with closing(self.batches(rows)) as batches:
+            for batch in batches:
+                if self._policy == "raise" and batch.problems:
+                    raise refusal(batch.problems[0], self.where)
+                yield batch
+
+    def batches(self, rows: Iterable[Rows]) -> Generator[HostBatch, None, None]:
+        """As `stream`, for those who see to "raise" themselves, since all workers are to end together: such a row is
+        masked."""
+        ahead: deque[tuple[dict[str, torch.Tensor], list[Part]]] = deque()
         upcoming = iter(rows)
         try:
             while True:
@@ -114,7 +136,7 @@ class Loader:
                 for part in parts:
                     part.cancel()
 
-    def _begin(self, rows: Rows) -> tuple[dict[str, torch.Tensor], list[Future[list[str]]]]:
+    def _begin(self, rows: Rows) -> tuple[dict[str, torch.Tensor], list[Part]]:
         n = len(rows)
         self._samples.announce(rows.sample_id[rows.sample_id >= 0].tolist())
         tensors = {
@@ -134,9 +156,9 @@ class Loader:
         ]
         return tensors, parts
 
-    def _fill(self, rows: Rows, arrays: dict[str, np.ndarray], begin: int, end: int) -> list[str]:
+    def _fill(self, rows: Rows, arrays: dict[str, np.ndarray], begin: int, end: int) -> list[BadRow]:
         """Writes rows begin..end of a batch; returns what was wrong with those that were bad."""
-        problems: list[str] = []
+        problems: list[BadRow] = []
         images, valid, ids, labels = arrays["image"], arrays["valid"], arrays["sample_id"], arrays.get("label")
         keys = arrays.get("augment_key")
         for row in range(begin, end):
@@ -158,18 +180,15 @@ class Loader:
                             labels[row] = self._parse_label(example)
                     break
                 except BadSample as error:
+                    bad = BadRow.of(error, sample_id, epoch, "raised" if self._policy == "raise" else "masked")
+                    if self._policy == "substitute" and self._substitute and attempt < 9:
+                        offset, sample_id = self._substitute(epoch, offset)
+                        bad = replace(bad, done="substituted", stand_in=sample_id)
                     if rows.valid[row]:
-                        problems.append(str(error))
-                    if self._policy == "raise":
-                        raise UserError(
-                            f"bad sample: {error}",
-                            where=self.where,
-                            fix="Repair or repack the shard (`distdl data verify`), or set data.bad_sample: mask.",
-                        ) from error
-                    if self._policy == "mask" or self._substitute is None or attempt == 9:
+                        problems.append(bad)
+                    if bad.stand_in is None:
                         images[row] = 0
                         break
-                    offset, sample_id = self._substitute(epoch, offset)
         return problems
 
     def _parse_label(self, example: Example) -> Any:
@@ -185,3 +204,29 @@ class Loader:
                 fix=f"Labels are {self.label.expected}: repack the data, name another component ({self.where}.label), "
                 "or fit model.args.classes.",
             ) from None
+
+
+def refusal(bad: BadRow, where: str) -> UserError:
+    """What the policy "raise" ends with."""
+    return UserError(
+        f"bad sample: {bad}",
+        where=where,
+        fix="Repair or repack the shard (`distdl data verify`), or set data.bad_sample: mask.",
+    )
+
+
+class WhoeverWaits:
+    """In place of a pool of threads: what is submitted is done when its result is asked for, in the asker's thread."""
+
+    def submit(self, function: Callable[..., list[BadRow]], *arguments: Any) -> Part:
+        return Later(partial(function, *arguments))
+
+    def shutdown(self, **options: Any) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    result: Callable[[], list[BadRow]]
+
+    def cancel(self) -> bool:
+        return True

@@ -26,7 +26,7 @@ class LoaderFactory:
     def __init__(self, config: Config, world: WorldInfo, device: torch.device, model: nn.Module, task: Any) -> None:
         self.config = config
         self._label = getattr(task, "label", labels.class_number)(count_classes(model, config))
-        self._workers = config.data.workers or share_of_cores(world)
+        self._workers = share_of_cores(world) if config.data.workers is None else config.data.workers
         self._pin = device.type == "cuda"
 
     def __call__(self, split: SplitConfig, where: str, dataset: Stored | OwnDataset, plan: Plan | None) -> Loader:

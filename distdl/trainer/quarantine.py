@@ -35,12 +35,16 @@ class Quarantine:
         self._bad = {(shard, key) for split, shard, key in listed if split == TRAIN and is_resumed}
         self._noted: list[Row] = []
         self._waiting: list[Row] = []
+        self._may_be_torn = True
 
     @classmethod
     def open(cls, path: Path, folder: str, *, is_resumed: bool) -> "Quarantine":
         """Of a run that begins or goes on, which counts what it could not use anew or on from there. All workers call
         it. `folder`: the run's, as a person would write it."""
-        listed = messages.on_rank0(lambda: [[row["set"], row["shard"], row["key"]] for row in _mended(path)])
+        wanted = ("set", "shard", "key")
+        listed = messages.on_rank0(
+            lambda: [[row[name] for name in wanted] for row in jsonl.read(path) if row.keys() >= set(wanted)]
+        )
         return cls(path, f"{folder}/{path.name}", listed, is_resumed=is_resumed)
 
     @property
@@ -68,22 +72,23 @@ class Quarantine:
 
     def _write(self) -> OSError | None:
         try:
-            _mended(self._path)
+            if self._may_be_torn:
+                _mend(self._path)
+            self._may_be_torn = True
             with self._path.open("ab") as file:
                 file.write(b"".join(map(jsonl.encode, self._waiting)))
         except OSError as error:
             return error
-        self._waiting = []
+        self._waiting, self._may_be_torn = [], False
         return None
 
 
-def _mended(path: Path) -> list[Row]:
-    """The file's rows, once it ends with a whole one: a full disk or a kill may have left a part of the last."""
-    rows = jsonl.read(path)
-    content = b"".join(map(jsonl.encode, rows))
-    if path.exists() and path.read_bytes() != content:
-        write_atomic(path, content)
-    return rows
+def _mend(path: Path) -> None:
+    """Cuts off the part of a line that a full disk or a kill may have left at the end."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        write_atomic(path, whole)
 
 
 def shown(row: Row) -> str:

@@ -5,6 +5,7 @@ import tiny
 import torch
 
 from distdl.comm.world import WorldInfo
+from distdl.data.engine import WhoeverWaits
 from distdl.errors import UserError
 from distdl.trainer import loaders, setup
 from distdl.trainer.state import TrainState
@@ -81,6 +82,14 @@ def test_the_last_batch_of_a_run_is_padded_by_rows_that_do_not_count(build):
 
     assert [len(batch.tensors["label"]) for batch in batches] == [8, 8, 8]
     assert [int(batch.tensors["valid"].sum()) for batch in batches] == [8, 8, 4]
+
+
+def test_with_no_worker_of_its_own_the_training_thread_reads_the_same(build):
+    threads, run = build({"data.workers": 2}), build({"data.workers": 0})
+
+    assert isinstance(run.train_loader._pool, WhoeverWaits)
+    for one, other in zip(threads.host_batches(), run.host_batches(), strict=True):
+        assert torch.equal(one.tensors["image"], other.tensors["image"])
 
 
 def test_dropping_the_tail_of_a_corpus_smaller_than_a_batch_leaves_nothing(build):

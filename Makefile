@@ -60,6 +60,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/step_overhead.py --frameworks ''
 	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/index.py
 
 # The exchange, sums along a tree, sums in two stages. Links need root and iproute2: network namespaces stand for hosts.
 bench-comm: $(VENV)/.test

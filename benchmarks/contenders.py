@@ -125,6 +125,7 @@ def distdl(name: str, turns: Turns) -> None:
     from distdl.run.folder import RunFolder
     from distdl.track import NullTracker, Tracker
     from distdl.trainer import loop, setup
+    from distdl.trainer.quarantine import Quarantine
     from distdl.trainer.signals import StopRequests
     from distdl.trainer.state import TrainState
 
@@ -162,7 +163,8 @@ def distdl(name: str, turns: Turns) -> None:
                 verbosity=0,
                 screen="plain",
             )
-        loop.fit(run, track, NoCheckpoints(), StopRequests())
+        nothing_bad = Quarantine(Path(os.devnull), "", is_resumed=False)
+        loop.fit(run, track, NoCheckpoints(), StopRequests(), nothing_bad)
 
 
 # --- the peers ---

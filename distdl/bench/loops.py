@@ -7,8 +7,10 @@ worker.
 
 import contextlib
 import itertools
+import os
 import statistics
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from distdl.data.transforms import Normalise
 from distdl.track import NullTracker
 from distdl.track.jsonl import Row
 from distdl.trainer import loop, optim, setup, step
+from distdl.trainer.quarantine import Quarantine
 from distdl.trainer.setup import Run
 from distdl.trainer.signals import StopRequests
 
@@ -30,7 +33,7 @@ class MemoryLoader:
     def __init__(self, batches: Iterator[HostBatch], normalise: Normalise, on_device: Sequence[OnDevice] = ()) -> None:
         self._batches, self.normalise, self.on_device = batches, normalise, on_device
 
-    def stream(self, rows: Iterable[Rows]) -> Generator[HostBatch, None, None]:
+    def batches(self, rows: Iterable[Rows]) -> Generator[HostBatch, None, None]:
         for _, batch in zip(rows, self._batches):
             yield batch
 
@@ -74,7 +77,8 @@ class TrainRows(NullTracker):
 def fit_steps(run: Run, n_steps: int, track: NullTracker) -> None:
     """Trains on from where the run is."""
     run.end = run.state.position + n_steps * run.global_batch
-    loop.fit(run, track, NoCheckpoints(), StopRequests())  # type: ignore[arg-type]  # nothing else is called
+    nothing_bad = Quarantine(Path(os.devnull), "", is_resumed=False)
+    loop.fit(run, track, NoCheckpoints(), StopRequests(), nothing_bad)  # type: ignore[arg-type]  # it calls nothing else
 
 
 class BareLoop:

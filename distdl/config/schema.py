@@ -123,7 +123,12 @@ class DataConfig(Section):
         None, "folder on a node's own disk to which its shards are copied before training", free=True
     )
     remote: RemoteConfig = key(RemoteConfig(), "how shards at an address are read")
-    bad_sample_limit: int = key(100, "stop once more samples than this were bad, over all workers", ge=0, free=True)
+    bad_sample_limit: int | None = key(
+        None, "stop once more different samples than this were bad, over all workers", ge=0, free=True
+    )
+    bad_sample_rate: float = key(
+        0.001, "stop once over 100 different samples were bad, and over this share of those read", ge=0, le=1, free=True
+    )
 
     @field_validator("eval", mode="before")
     @classmethod

@@ -182,6 +182,11 @@ class Dataset:
     def key(self, shard: int, row: int) -> str:
         return self.index(shard).key(row)
 
+    def place(self, shard: int) -> str:
+        """Where the shard lies: an absolute path, or an address."""
+        tar = self.shards[shard].tar
+        return str(tar.absolute() if isinstance(tar, Path) else tar)
+
     def locate(self, sample_id: int) -> tuple[int, int]:
         """Sample id -> (shard, row). Raises IndexError unless 0 <= sample_id < n_samples."""
         if not 0 <= sample_id < self.n_samples:

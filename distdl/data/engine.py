@@ -11,7 +11,7 @@ nothing depends on their number.
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,8 +22,10 @@ from distdl.config.sources import SplitConfig
 from distdl.data.fill import Filler
 from distdl.data.mixture import AnyDataset
 from distdl.data.order import Rows
+from distdl.data.samples import BadRow
 from distdl.data.slots import Slots
-from distdl.data.workers import Workers
+from distdl.data.workers import Part, Workers
+from distdl.errors import UserError
 
 _ROWS_PER_TASK = 32
 _HOST_ONLY = ("epoch", "offset", "counts")
@@ -36,12 +38,12 @@ class HostBatch:
     n_bad: int
     wait_s: float
     """how long the caller waited for it"""
-    problems: list[str] = field(default_factory=list)
-    """of the bad samples, one each"""
+    problems: list[BadRow] = field(default_factory=list)
+    """the bad samples; one that stood in for another and was bad as well is one more"""
 
 
 class Loader:
-    """Reads one split of a dataset, which it closes. `open_again` opens that dataset in a worker process.
+    """Reads one split of a dataset, which it closes. `open_again` opens that dataset in worker processes.
 
     The other arguments are those of Filler, with what it raises.
     """
@@ -53,7 +55,7 @@ class Loader:
         *,
         workers: Workers,
         prefetch: int,
-        open_again: Callable[[], AnyDataset],
+        open_again: Callable[[], AnyDataset] | None = None,
         pin_memory: bool = False,
         **of_filler: Any,
     ) -> None:
@@ -61,7 +63,7 @@ class Loader:
         self.dataset, self.where, self.label = dataset, self._filler.where, self._filler.label
         self.normalise, self.on_device = self._filler.normalise, self._filler.on_device
         self.image_shape = self._filler.image_shape
-        self._prefetch = prefetch
+        self._prefetch, self._raises = prefetch, self._filler.policy == "raise"
         self._slots = Slots(pin=pin_memory)
         self._workers = workers
         self._number = workers.add(self._filler, partial(_filler_again, open_again, split, of_filler), self._slots)
@@ -72,8 +74,20 @@ class Loader:
         self._slots.close()
 
     def stream(self, rows: Iterable[Rows]) -> Generator[HostBatch, None, None]:
-        """Batches for the given rows, in that order, made up to `prefetch` ahead."""
-        ahead: deque[tuple[dict[str, torch.Tensor], list[Future[list[str]]]]] = deque()
+        """Batches for the given rows, in that order, made up to `prefetch` ahead.
+
+        Raises UserError for a bad sample under the policy "raise".
+        """
+        with closing(self.batches(rows)) as batches:
+            for batch in batches:
+                if self._raises and batch.problems:
+                    raise refusal(batch.problems[0], self.where)
+                yield batch
+
+    def batches(self, rows: Iterable[Rows]) -> Generator[HostBatch, None, None]:
+        """As `stream`, for those who see to "raise" themselves, since all workers are to end together: such a row is
+        masked."""
+        ahead: deque[tuple[dict[str, torch.Tensor], list[Part]]] = deque()
         upcoming = iter(rows)
         try:
             while True:
@@ -93,7 +107,7 @@ class Loader:
                 for part in parts:
                     part.cancel()
 
-    def _begin(self, rows: Rows) -> tuple[dict[str, torch.Tensor], list[Future[list[str]]]]:
+    def _begin(self, rows: Rows) -> tuple[dict[str, torch.Tensor], list[Part]]:
         n = len(rows)
         place, arrays = self._slots.take(self._filler.fields(n, rows.resolution))
         self._filler.ask(rows, arrays)
@@ -104,5 +118,15 @@ class Loader:
         return {name: torch.from_numpy(arrays[name]) for name in arrays if name not in _HOST_ONLY}, parts
 
 
-def _filler_again(open_again: Callable[[], AnyDataset], split: SplitConfig, of_filler: dict[str, Any]) -> Filler:
+def _filler_again(open_again: Callable[[], AnyDataset] | None, split: SplitConfig, of_filler: dict[str, Any]) -> Filler:
+    assert open_again, "a loader of worker processes is told how to open its dataset in them"
     return Filler(open_again(), split, **of_filler)
+
+
+def refusal(bad: BadRow, where: str) -> UserError:
+    """What the policy "raise" ends with."""
+    return UserError(
+        f"bad sample: {bad}",
+        where=where,
+        fix="Repair or repack the shard (`distdl data verify`), or set data.bad_sample: mask.",
+    )

@@ -1,8 +1,9 @@
 """`distdl data index --exclude FILE.jsonl`: which samples an index leaves out.
 
-A line is a JSON object with "shard", the file name of a tar, and "key"; other fields don't matter. A run writes such a
-file of the samples that it could not use: quarantine.jsonl. The tars stay as they are, and dataset.json says what is
-left out, so that it is another corpus as far as a run is concerned. Indexing again without the file brings all back.
+A line is a JSON object with "shard", the path or file name of a tar, and "key"; other fields don't matter. A run writes
+such a file of the samples that it could not use: quarantine.jsonl. The tars stay as they are, and dataset.json says
+what is left out, so that it is another corpus as far as a run is concerned. Indexing again without the file brings all
+back.
 """
 
 import json
@@ -16,12 +17,13 @@ Excluded = Mapping[str, Collection[str]]
 """file name of a tar -> keys"""
 
 
-def read(files: Sequence[Path], folder: Path) -> Excluded:
+def read(files: Sequence[Path], folder: Path, say: Callable[[str], None]) -> Excluded:
     """What the files name of this folder of tars. A "shard" with a folder in it counts if it is this folder.
 
     Raises UserError for a file that can't be read, and for a line that names no sample.
     """
     excluded: dict[str, set[str]] = {}
+    elsewhere: list[Path] = []
     for file in files:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
@@ -32,6 +34,10 @@ def read(files: Sequence[Path], folder: Path) -> Excluded:
                 shard, key = _sample(line, f"{file}:{number}")
                 if shard.parent == Path() or shard.parent.resolve() == folder.resolve():
                     excluded.setdefault(shard.name, set()).add(key)
+                else:
+                    elsewhere.append(shard)
+    if elsewhere:
+        say(f"of other folders: {len(elsewhere):,} of the samples to be left out, such as one in {elsewhere[0]}")
     return excluded
 
 

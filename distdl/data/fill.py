@@ -6,6 +6,7 @@ is bad under the policy "mask", has valid 0 and the label that is ignored.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 from distdl.config.sources import SplitConfig
@@ -14,7 +15,7 @@ from distdl.data.labels import LabelSpec
 from distdl.data.mixture import AnyDataset, samples_of
 from distdl.data.order import Rows
 from distdl.data.picture import Pictures
-from distdl.data.samples import BadSample, Example
+from distdl.data.samples import BadRow, BadSample, Example
 from distdl.data.slots import Arrays, Field
 from distdl.errors import UserError
 
@@ -51,7 +52,7 @@ class Filler:
         built, self.normalise = transforms.build(split.transforms, where)
         of_images, self.on_device = augment.split(built, where)
         self._augmentation_seed = augmentation_seed
-        self._policy, self._substitute = bad_sample, substitute
+        self.policy, self._substitute = bad_sample, substitute
         self._samples = samples_of(dataset, split, where, has_label=label is not None)
         has_normalise = len(built) < len(split.transforms)
         self._pictures = Pictures(
@@ -100,9 +101,9 @@ class Filler:
         ids = arrays["sample_id"][begin:end]
         self._samples.announce(ids[ids >= 0].tolist())
 
-    def fill(self, arrays: Arrays, resolution: int | None, begin: int, end: int) -> list[str]:
+    def fill(self, arrays: Arrays, resolution: int | None, begin: int, end: int) -> list[BadRow]:
         """Fills rows begin..end of a batch; returns what was wrong with those that were bad."""
-        problems: list[str] = []
+        problems: list[BadRow] = []
         images, valid, ids, labels = arrays["image"], arrays["valid"], arrays["sample_id"], arrays.get("label")
         keys = arrays.get("augment_key")
         for row in range(begin, end):
@@ -125,18 +126,15 @@ class Filler:
                             labels[row] = self._parse_label(example)
                     break
                 except BadSample as error:
+                    bad = BadRow.of(error, sample_id, epoch, "raised" if self.policy == "raise" else "masked")
+                    if self.policy == "substitute" and self._substitute and attempt < _MOST_SUBSTITUTES:
+                        offset, sample_id = self._substitute(epoch, offset)
+                        bad = replace(bad, done="substituted", stand_in=sample_id)
                     if counts:
-                        problems.append(str(error))
-                    if self._policy == "raise":
-                        raise UserError(
-                            f"bad sample: {error}",
-                            where=self.where,
-                            fix="Repair or repack the shard (`distdl data verify`), or set data.bad_sample: mask.",
-                        ) from error
-                    if self._policy == "mask" or self._substitute is None or attempt == _MOST_SUBSTITUTES:
+                        problems.append(bad)
+                    if bad.stand_in is None:
                         images[row] = 0
                         break
-                    offset, sample_id = self._substitute(epoch, offset)
         return problems
 
     def _parse_label(self, example: Example) -> Any:

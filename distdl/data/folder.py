@@ -85,6 +85,9 @@ class FolderDataset:
     def key(self, shard: int, row: int) -> str:
         return self._name(self.sample_id(shard, row)).rpartition(".")[0]
 
+    def place(self, shard: int) -> str:
+        return str(self._root.absolute())
+
     def locate(self, sample_id: int) -> tuple[int, int]:
         """Sample id -> (shard, row). Raises IndexError unless 0 <= sample_id < n_samples."""
         if not 0 <= sample_id < self.n_samples:

@@ -39,8 +39,8 @@ def is_image(extension: str) -> bool:
 def decode_image(data: bytes, extension: str) -> Pixels:
     """uint8 of shape (height, width, 3) or, for grey images, (height, width, 1).
 
-    Alpha is dropped; of 16 bits the upper 8 are kept. Raises ValueError with the reason for data that can't be decoded
-    without loss.
+    Alpha and a palette's transparency are dropped; of 16 bits the upper 8 are kept. Raises ValueError with the reason
+    for data that can't be decoded without loss.
     """
     if extension.rpartition(".")[2] == "npy":
         return _decode_npy(data)
@@ -48,7 +48,7 @@ def decode_image(data: bytes, extension: str) -> Pixels:
         pixels: Pixels = _decode_jpeg(data)
         return pixels
     if data.startswith(_PNG):
-        if _PNG_END not in data[-256:]:
+        if len(data) < 24 or _PNG_END not in data[-256:]:
             raise ValueError("truncated PNG")  # some versions of OpenCV return what there is of it
         check_size(*struct.unpack(">II", data[16:24]))
     pixels = _decode_with_opencv(data)
@@ -81,6 +81,7 @@ def _decode_jpeg(data: bytes) -> Any:
         # TurboJPEG knows only the usual chroma subsamplings. OpenCV knows all, but may fill a cut-off image with grey.
         if not data.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
             raise ValueError(f"truncated or damaged JPEG: {error}") from None
+        check_size(*_frame_size(data))
         return _decode_with_opencv(data)
     check_size(height, width)
     if colours == "Gray":
@@ -90,6 +91,21 @@ def _decode_jpeg(data: bytes) -> Any:
         cmyk = simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True).astype(np.uint16)
         return ((cmyk[:, :, :3] * cmyk[:, :, 3:] + 127) // 255).astype(np.uint8)
     return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+
+
+def _frame_size(data: bytes) -> tuple[int, int]:
+    """(height, width) from a JPEG's frame header. Raises ValueError if it has none."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        kind = data[at + 1]
+        if kind == 0xFF:  # a fill byte
+            at += 1
+        elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return height, width
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    raise ValueError("damaged JPEG: it has no frame header")
 
 
 def _decode_with_opencv(data: bytes) -> Any:

@@ -13,7 +13,7 @@ import xxhash
 from distdl.config.sources import SourceConfig, TrainSplitConfig
 from distdl.data.order import Int64s, Rows
 from distdl.data.own import OwnDataset
-from distdl.data.samples import BadSample, Example, ShardSamples, Stored
+from distdl.data.samples import Example, ShardSamples, Stored
 from distdl.errors import UserError
 
 Source = Stored | OwnDataset
@@ -63,7 +63,7 @@ AnyDataset = Source | Mixture
 
 
 class MixedSamples:
-    """What is said of a sample begins with the name of its source."""
+    """What is said of a label begins with the name of its source."""
 
     def __init__(self, mixture: Mixture, split: SourceConfig, where: str, *, has_label: bool) -> None:
         assert isinstance(split, TrainSplitConfig) and split.mixture, "what is mixed has the sources' settings"
@@ -76,11 +76,8 @@ class MixedSamples:
     def example(self, sample_id: int) -> Example:
         """Raises BadSample as its source does."""
         name, own_id = self._mixture.locate(sample_id)
-        try:
-            example = self._samples[name].example(own_id)
-        except BadSample as error:
-            raise BadSample(f"{name}: {error}") from error
-        example.name, example.file = f"{name}: {example.name}", f"{name}: {example.file}"
+        example = self._samples[name].example(own_id)
+        example.name = f"{name}: {example.name}"
         return example
 
     def announce(self, sample_ids: list[int]) -> None:

@@ -54,7 +54,7 @@ class OwnDataset:
         try:
             item = self._items[sample_id]
         except Exception as error:  # the user's code, whose way to say "this one is damaged" this is
-            raise BadSample(f"{name}: {type(error).__name__}: {error}") from error
+            raise BadSample(self.path, f"item {sample_id}", "", f"{type(error).__name__}: {error}") from error
         if isinstance(item, dict):
             image, label = item.get("image"), item.get("label")
         elif isinstance(item, tuple | list) and len(item) == 2:

@@ -30,6 +30,7 @@ import torch
 
 from distdl import plugins, registry
 from distdl.data.fill import Filler
+from distdl.data.samples import BadRow
 from distdl.data.slots import Arrays, Place, Slots, arrays_in
 from distdl.data.workers import Recipe
 from distdl.errors import UserError
@@ -71,7 +72,7 @@ class Processes:
 
     def submit(
         self, loader: int, place: Place, arrays: Arrays, resolution: int | None, begin: int, end: int
-    ) -> Future[list[str]]:
+    ) -> Future[list[BadRow]]:
         if not self._children:
             sources = list(plugins.loaded.items())
             self._children += [_Child(sources, number) for number in range(self._n)]
@@ -107,7 +108,7 @@ class _Child:
         theirs.close()
         self._known: set[int] = set()
         # What was asked and not answered yet. The arrays keep a slot taken while the child may be writing into it.
-        self._asked: deque[tuple[Future[list[str]], Arrays]] = deque()
+        self._asked: deque[tuple[Future[list[BadRow]], Arrays]] = deque()
         self._is_gone = False
         self._lock = threading.Lock()
         self._reader = threading.Thread(target=self._read, name=f"answers-{number}", daemon=True)
@@ -120,8 +121,8 @@ class _Child:
                 self._connection.send((loader, packed))
                 send_handle(self._connection, slots.file, self._process.pid)
 
-    def ask(self, task: Task, arrays: Arrays) -> Future[list[str]]:
-        future: Future[list[str]] = Future()
+    def ask(self, task: Task, arrays: Arrays) -> Future[list[BadRow]]:
+        future: Future[list[BadRow]] = Future()
         with self._lock:
             if self._is_gone:
                 future.set_exception(self._loss())
@@ -225,7 +226,7 @@ class _Loader:
         if self._filler:
             self._filler.announce(self._arrays(self._filler, task), *task[-2:])
 
-    def fill(self, task: Task) -> list[str]:
+    def fill(self, task: Task) -> list[BadRow]:
         if self._filler is None:
             assert self._failure, "there is a filler or a reason"
             raise self._failure

@@ -1,7 +1,7 @@
 """One sample before its transforms: its image and its label, out of the components that a shard's sample has."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from distdl.config.sources import SourceConfig
 from distdl.data.dataset import CorruptSample, Dataset
@@ -13,7 +13,47 @@ Stored = Dataset | FolderDataset
 
 
 class BadSample(Exception):
-    """A sample that can't be used, with what a person needs to find it."""
+    """A sample that can't be used, with what a person or `distdl data index --exclude` needs to find it.
+
+    `shard`: the tar's path or address, or what else the sample is from; `component`: "" if it is the whole sample.
+    """
+
+    def __init__(self, shard: str, key: str, component: str, reason: str) -> None:
+        super().__init__(shard, key, component, reason)
+        self.shard, self.key, self.component, self.reason = shard, key, component, reason
+
+    def __str__(self) -> str:
+        file = f"{self.key}.{self.component}" if self.component else self.key
+        return f"{file} in {self.shard.rpartition('/')[2]}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadRow:
+    """A row whose sample could not be used, and what was done about it: a line of a run's quarantine.jsonl."""
+
+    shard: str
+    key: str
+    component: str
+    reason: str
+    sample_id: int
+    epoch: int
+    done: Literal["masked", "substituted", "raised"]
+    stand_in: int | None = None  # sample id
+
+    @classmethod
+    def of(cls, error: BadSample, sample_id: int, epoch: int, done: Literal["masked", "raised"]) -> "BadRow":
+        return cls(
+            shard=error.shard,
+            key=error.key,
+            component=error.component,
+            reason=error.reason,
+            sample_id=sample_id,
+            epoch=epoch,
+            done=done,
+        )
+
+    def __str__(self) -> str:
+        return str(BadSample(self.shard, self.key, self.component, self.reason))
 
 
 @dataclass(slots=True)
@@ -22,7 +62,8 @@ class Example:
     image: bytes | Pixels  # of a file, or decoded: uint8 (height, width, 1 or 3)
     label: Any  # a component's bytes, or the value that a dataset of one's own gave; None where none is asked for
     extension: str = ""  # of the image, where it is bytes
-    file: str = ""  # the same: "0004.jpg in 000000.tar"
+    key: str = ""  # the sample's, and its shard's path, where it is bytes
+    shard: str = ""
 
     def decode(self) -> Pixels:
         """uint8 (height, width, 1 or 3). Raises BadSample if it is damaged."""
@@ -34,7 +75,7 @@ class Example:
             raise self.damaged(error) from error
 
     def damaged(self, error: ValueError) -> BadSample:
-        return BadSample(f"{self.file}: {error}")
+        return BadSample(self.shard, self.key, self.extension, str(error))
 
 
 class ShardSamples:
@@ -50,19 +91,20 @@ class ShardSamples:
 
     def example(self, sample_id: int) -> Example:
         """Raises BadSample if a component is missing or damaged."""
+        number, row = self._dataset.locate(sample_id)
         try:
-            sample = self._dataset.read(*self._dataset.locate(sample_id), only=self._read)
+            sample = self._dataset.read(number, row, only=self._read)
         except CorruptSample as error:
-            raise BadSample(str(error)) from error
-        name = f"{sample.key} in {sample.shard}"
+            raise BadSample(self._dataset.place(number), error.key, error.component, error.reason) from error
+        shard = self._dataset.place(number)
         extension = next((each for each in self._images if each in sample.components), None)
         if extension is None:
-            raise BadSample(f"{name} has no component '{self._images[0]}'")
+            raise BadSample(shard, sample.key, "", f"it has no component '{self._images[0]}'")
         if self._label and self._label not in sample.components:
-            raise BadSample(f"{name} has no component '{self._label}'")
+            raise BadSample(shard, sample.key, "", f"it has no component '{self._label}'")
         label = sample.components[self._label] if self._label else None
-        file = f"{sample.key}.{extension} in {sample.shard}"
-        return Example(name, sample.components[extension], label, extension, file)
+        name = f"{sample.key} in {sample.shard}"
+        return Example(name, sample.components[extension], label, extension, sample.key, shard)
 
     def announce(self, sample_ids: list[int]) -> None:
         """These samples are going to be asked for next."""

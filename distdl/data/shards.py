@@ -79,7 +79,7 @@ def index_folder(
         wids.check_tars(listing, tars)
     if excluded_by and not source.is_dir():
         raise UserError("samples are left out of a folder's list of shards, which one tar has not", where=str(path))
-    excluded = exclude.read(excluded_by, source)
+    excluded = exclude.read(excluded_by, source, say)
     folder = Path(to) if to is not None else tars[0].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

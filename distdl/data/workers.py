@@ -6,13 +6,24 @@ Processes pay for Python in a dataset, a stage or a transform of one's own.
 
 import itertools
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from distdl.data.fill import Filler
+from distdl.data.samples import BadRow
 from distdl.data.slots import Arrays, Place, Slots
 
 Recipe = Callable[[], Filler]
+
+
+class Part(Protocol):
+    """Some rows of a batch on their way; the result tells of the bad ones."""
+
+    def result(self) -> list[BadRow]: ...
+
+    def cancel(self) -> bool: ...
 
 
 class Workers(Protocol):
@@ -21,16 +32,14 @@ class Workers(Protocol):
     def add(self, filler: Filler, recipe: Recipe, slots: Slots) -> int:
         """The number of a loader with this filler, which `recipe` makes once more in another process."""
 
-    def submit(
-        self, loader: int, place: Place, arrays: Arrays, resolution: int | None, begin: int, end: int
-    ) -> Future[list[str]]:
+    def submit(self, loader: int, place: Place, arrays: Arrays, resolution: int | None, begin: int, end: int) -> Part:
         """Fills rows begin..end of the arrays at that place; what was wrong with the bad ones comes back."""
 
     def remove(self, loader: int) -> None: ...
 
 
 class Threads:
-    """With 0 of them the caller's own thread does it at once: to step through with a debugger."""
+    """With 0 of them it is done when the result is asked for, by who asks: to step through with a debugger."""
 
     def __init__(self, n: int) -> None:
         self._n = n
@@ -43,21 +52,22 @@ class Threads:
         self._fillers[number] = filler
         return number
 
-    def submit(
-        self, loader: int, place: Place, arrays: Arrays, resolution: int | None, begin: int, end: int
-    ) -> Future[list[str]]:
+    def submit(self, loader: int, place: Place, arrays: Arrays, resolution: int | None, begin: int, end: int) -> Part:
         filler = self._fillers[loader]
         filler.announce(arrays, begin, end)
         if self._n:
             return self._pool.submit(filler.fill, arrays, resolution, begin, end)
-        done: Future[list[str]] = Future()
-        try:
-            done.set_result(filler.fill(arrays, resolution, begin, end))
-        except Exception as error:
-            done.set_exception(error)
-        return done
+        return Later(partial(filler.fill, arrays, resolution, begin, end))
 
     def remove(self, loader: int) -> None:
         self._fillers.pop(loader, None)
         if not self._fillers:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    result: Callable[[], list[BadRow]]
+
+    def cancel(self) -> bool:
+        return True

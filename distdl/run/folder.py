@@ -5,7 +5,8 @@ run.json          run id, name, creation time   metrics.jsonl     every number, 
 lease             who writes here now           logs/rank-N.log   what worker N printed
 failures/         one record per failed worker  checkpoints/      step-00000400/ ...
 final.json        outcome, steps, best metrics  plugins/          copies of the plugins, which are what runs
-git.diff          changes not committed         wandb/            wandb's files, and what was sent to it
+quarantine.jsonl  samples that can't be used    wandb/            wandb's files, and what was sent to it
+git.diff          changes not committed
 """
 
 import json
@@ -53,6 +54,10 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.path / "quarantine.jsonl"
 
     @property
     def lease(self) -> Path:

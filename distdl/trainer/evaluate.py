@@ -19,6 +19,7 @@ from distdl.comm.vote import Vote
 from distdl.config.schema import TrainConfig
 from distdl.data.engine import Loader
 from distdl.data.order import sequential_rows
+from distdl.data.samples import BadRow
 from distdl.errors import UserError
 from distdl.trainer.signals import Stop, StopRequests, agreed_stop
 from distdl.trainer.step import explained_out_of_memory, forward
@@ -26,6 +27,7 @@ from distdl.trainer.step import explained_out_of_memory, forward
 _PIECE_BYTES = 16 << 20
 
 Progress = Callable[[int, int], None]
+Note = Callable[[list[BadRow]], None]
 
 
 class Interrupted(Exception):
@@ -44,11 +46,14 @@ def evaluate(
     config: TrainConfig,
     stops: StopRequests | None = None,
     progress: Progress = lambda done, n_batches: None,
+    note: Note | None = None,
     most_batches: int | None = None,
 ) -> dict[str, float]:
     """Loss and the task's metrics over the split; `count` samples that counted, `bad` ones that could not.
 
-    `progress(done, n_batches)` is called after each turn of all workers. `most_batches`: only so many, to try it out.
+    `progress(done, n_batches)` is called after each turn of all workers. `note` is given a batch's bad samples, under
+    whatever policy; without it a worker that meets one under "raise" raises UserError. `most_batches`: only so many, to
+    try it out.
     Raises Interrupted on all workers at once after a stop signal to any of them, UserError when memory runs out.
     """
     rank, world_size = collectives.rank(), collectives.world_size()
@@ -61,7 +66,8 @@ def evaluate(
     vote = Vote("preempted", "interrupted")
     model.eval()
     try:
-        batches = loader.stream(sequential_rows(n_samples, batch, rows_per_batch) for batch in mine)
+        stream = loader.batches if note else loader.stream
+        batches = stream(sequential_rows(n_samples, batch, rows_per_batch) for batch in mine)
         with torch.inference_mode(), closing(batches):
             for turn in range(math.ceil(n_batches / world_size)):  # as many turns on every worker
                 if (host := next(batches, None)) is not None:
@@ -75,6 +81,8 @@ def evaluate(
                         of_rows = {"valid": batch["valid"], **task.rows(outputs, batch)}
                         rows.add(mine[turn], {name: value.cpu() for name, value in of_rows.items()})
                     n_bad += host.n_bad
+                    if note:
+                        note(host.problems)
                 if stop := agreed_stop(vote.cast(**(stops.votes() if stops else {}))):
                     raise Interrupted(stop)
                 progress(min((turn + 1) * world_size, n_batches), n_batches)

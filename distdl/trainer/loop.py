@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from distdl.checkpoint.save import Checkpoints
+from distdl.config.sources import SplitConfig
 from distdl.data.engine import HostBatch
 from distdl.errors import UserError
 from distdl.track import NullTracker, Tracker
@@ -20,6 +20,7 @@ from distdl.trainer import step as steps
 from distdl.trainer.due import Schedule
 from distdl.trainer.evaluate import Interrupted, evaluate
 from distdl.trainer.meter import Meter
+from distdl.trainer.quarantine import TRAIN, Quarantine, check_limits, check_policy, shown
 from distdl.trainer.setup import Run
 from distdl.trainer.signals import Stop, StopRequests, agreed_stop
 from distdl.trainer.state import capture
@@ -30,7 +31,12 @@ Trace = Callable[[Iterator[HostBatch]], Iterator[HostBatch]]
 
 
 def fit(
-    run: Run, track: Track, checkpoints: Checkpoints, stops: StopRequests, trace: Trace = lambda batches: batches
+    run: Run,
+    track: Track,
+    checkpoints: Checkpoints,
+    stops: StopRequests,
+    quarantine: Quarantine,
+    trace: Trace = lambda batches: batches,
 ) -> Outcome:
     """Trains to the end of the run, or to a stop that all workers agree on. The state is saved when it returns.
 
@@ -41,7 +47,7 @@ def fit(
     periods = {"log": config.train.log_every, "eval": config.train.eval_every, "save": config.checkpoint.every}
     events = Schedule(periods, run.plan.epoch_length, run.end)
 
-    stop = evaluate_all(run, track, clock, stops) if state.eval_pending else None
+    stop = evaluate_all(run, track, clock, stops, quarantine) if state.eval_pending else None
     if run.is_over and stop is None:  # only that evaluation was missing
         save(run, checkpoints, clock, wait=True)
         return "done"
@@ -56,15 +62,14 @@ def fit(
         if state.step == first_step + 1:
             checkpoints.prepare(partial(captured, run))
         meter.add(sums, samples=n_samples, wait_s=batch.wait_s)
-        for problem in batch.problems:  # at most data.bad_sample_limit; each worker tells of its own
-            print(f"bad sample: {problem}", file=sys.stderr, flush=True)
+        quarantine.note(batch.problems, TRAIN, state.step)
         track.progress(state.step)
 
         votes = run.status.read()
         due = events.now(state.step, state.position, n_samples, votes)
         if due & {"eval", "save"} or agreed_stop(votes):  # what is saved has counted this step's own as well
             votes = Counter(votes) + Counter(run.status.drain())
-        count_bad_samples(run, track, clock, votes["bad"])
+        count_bad_samples(run, track, clock, quarantine, votes["bad"])
         stop = agreed_stop(votes)
 
         if "log" in due:
@@ -78,7 +83,7 @@ def fit(
             with meter.paused():
                 if "eval" in due:
                     state.eval_pending = stop is not None  # a stop comes first; the evaluation is made up for on resume
-                    stop = stop or evaluate_all(run, track, clock, stops)
+                    stop = stop or evaluate_all(run, track, clock, stops, quarantine)
                 if "save" in due or stop or run.is_over or is_among_best(run):
                     state.unlogged = meter.settle()
                     save(run, checkpoints, clock, wait=stop is not None or run.is_over)
@@ -104,7 +109,7 @@ def check(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> Out
     return "done"
 
 
-def evaluate_all(run: Run, track: Track, clock: "Clock", stops: StopRequests) -> Stop | None:
+def evaluate_all(run: Run, track: Track, clock: "Clock", stops: StopRequests, quarantine: Quarantine) -> Stop | None:
     """Evaluates on every set, with the averaged weights if there are any. A stop leaves it pending and is returned."""
     state = run.state
     results = []
@@ -113,12 +118,15 @@ def evaluate_all(run: Run, track: Track, clock: "Clock", stops: StopRequests) ->
         try:
             with run.ema.in_place_of_weights() if run.ema else contextlib.nullcontext():
                 show = partial(show_progress, track, state.step, name)
-                result = evaluate(run.engine.model, run.task, loader, run.device, run.config.train, stops, show)
+                note = partial(quarantine.note, split=loader.where, step=state.step)
+                result = evaluate(run.engine.model, run.task, loader, run.device, run.config.train, stops, show, note)
         except Interrupted as interrupted:
             state.eval_pending = True
             return interrupted.stop
         seconds = time.perf_counter() - began
         track.log({"kind": "eval", **place(run, clock), "set": name, **result, "eval_s": seconds})
+        if "bad" in result:
+            list_bad_samples(run, track, quarantine, run.config.data.eval_sets[name], loader.where)
         if not math.isfinite(result["loss"]):
             track.warn_once("evaluation", f"the loss on {name} is {result['loss']}: training has diverged")
         results.append(result)
@@ -182,23 +190,28 @@ def gradient_norm(run: Run) -> dict[str, float]:
     return {} if norm is None else {"grad_norm": norm.item()}
 
 
-def count_bad_samples(run: Run, track: Track, clock: "Clock", n_bad: int) -> None:
+def count_bad_samples(run: Run, track: Track, clock: "Clock", quarantine: Quarantine, n_bad: int) -> None:
     """Raises UserError on all workers at once when there were too many."""
     if not n_bad:
         return
-    run.state.n_bad += n_bad
-    event = {"event": "bad_samples", "message": f"{n_bad} more, {run.state.n_bad} in all"}
-    track.log({"kind": "event", **place(run, clock), **event})
-    limit = run.config.data.bad_sample_limit
-    if run.state.n_bad > limit:
-        raise UserError(
-            f"{run.state.n_bad} samples could not be used, more than data.bad_sample_limit allows ({limit})",
-            where=f"data.train: {run.config.data.train.source}",
-            fix="`distdl data verify` lists them. Repair or repack the shards, or raise the limit.",
-        )
-    track.warn_once(
-        "bad samples", f"a sample could not be used ({run.config.data.bad_sample}); logs/rank-*.log say which and why"
-    )
+    data, state = run.config.data, run.state
+    state.n_bad += n_bad
+    list_bad_samples(run, track, quarantine, data.train, TRAIN)
+    message = f"{n_bad} more, {state.n_bad} in all, of {quarantine.n_bad} different samples"
+    track.log({"kind": "event", **place(run, clock), "event": "bad_samples", "message": message})
+    check_limits(data, quarantine.n_bad, min(state.position, run.plan.n_samples), quarantine.shown)
+
+
+def list_bad_samples(run: Run, track: Track, quarantine: Quarantine, split: SplitConfig, where: str) -> None:
+    """Writes down what the workers have found. Raises UserError on all of them if that was not to be met at all."""
+    found, trouble = quarantine.settle()
+    if trouble:
+        track.warn_once("quarantine", f"can't write {quarantine.shown}: {trouble.strerror}")
+    check_policy(run.config.data, split, where, found, quarantine.shown)
+    if found:
+        how = run.config.data.bad_sample
+        message = f"a sample could not be used ({how}): {shown(found[0])}; {quarantine.shown} lists all"
+        track.warn_once("bad samples", message)
 
 
 def count_skipped_steps(run: Run, track: Track, clock: "Clock") -> None:

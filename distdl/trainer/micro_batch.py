@@ -41,7 +41,7 @@ def _fits(run: Run, rows: int) -> bool:
     ids = torch.arange(rows) % run.train_loader.dataset.n_samples
     example = Rows.of(ids.numpy())
     try:
-        (host,) = run.train_loader.stream([example])
+        (host,) = run.train_loader.batches([example])
         batch = to_device(host.tensors, run.train_loader, run.device, run.config.train)
         loss, _ = loss_of(run, run.engine.model, batch, run.reduction.parts[0], 0)
         loss.backward()

@@ -96,7 +96,7 @@ class Run:
         steps = self.plan.steps(self.state.position, self.end, end=self.end)
         if growing := self.config.train.resolution:
             steps = resolution.with_sides(steps, growing, self.state.position, self.plan.epoch_length)
-        return self.train_loader.stream(rows.parts(self.reduction.parts, self.reduction.n_parts) for rows in steps)
+        return self.train_loader.batches(rows.parts(self.reduction.parts, self.reduction.n_parts) for rows in steps)
 
     def node_rows(self, position: int) -> Iterator[Rows]:
         """What all workers of this node read from `position` to the end, step by step."""

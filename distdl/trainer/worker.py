@@ -36,6 +36,7 @@ from distdl.track import NullTracker, Tracker, jsonl
 from distdl.track.console import closing_summary
 from distdl.trainer import loop, micro_batch, setup
 from distdl.trainer.profile import Profile, traced
+from distdl.trainer.quarantine import Quarantine
 from distdl.trainer.setup import Run
 from distdl.trainer.signals import StopRequests
 from distdl.trainer.stage import fetch_ahead, stage
@@ -170,9 +171,10 @@ def _train(
     if resumed:
         event = {"event": "resumed", "message": f"on {world.world_size} workers"}
         track.log({"kind": "event", **loop.place(run, loop.Clock(state.time_s)), **event})
+    quarantine = Quarantine.open(folder.quarantine, folder.shown, is_resumed=resumed)
     outcome = "failed"
     try:
-        outcome = loop.fit(run, track, checkpoints, stops, **_trace(run, folder, launch, say))
+        outcome = loop.fit(run, track, checkpoints, stops, quarantine, **_trace(run, folder, launch, say))
         if world.rank == 0:  # rank 0 only
             _write_final(run, folder, outcome, time.monotonic() - began)
         return outcome

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from distdl import models
+from distdl.bench.loops import NoCheckpoints
 from distdl.comm import collectives, messages, probe, reduction
 from distdl.comm.exchange import Exchange
 from distdl.comm.reduction import Reduction
@@ -25,9 +26,11 @@ from distdl.comm.vote import Vote
 from distdl.comm.world import WorldInfo
 from distdl.errors import PeerLost, UserError
 from distdl.models import zoo
-from distdl.trainer import batch_norm, micro_batch, step
+from distdl.track import NullTracker
+from distdl.trainer import batch_norm, loop, micro_batch, step
 from distdl.trainer.distill import Teacher
 from distdl.trainer.evaluate import Interrupted, evaluate
+from distdl.trainer.quarantine import Quarantine
 from distdl.trainer.signals import StopRequests
 
 # --- the harness ---
@@ -202,6 +205,20 @@ def train(corpus: str, overrides: dict[str, Any], per_node: int | None = None) -
         "sums": sums,
         "micro_batch": run.state.micro_batch,
     }
+
+
+def fitted(corpus: str, overrides: dict[str, Any], quarantine: str) -> Any:
+    """The whole loop: where it ended, what the user is told, and at how many bad samples."""
+    run = tiny.build(tiny.config(Path(corpus), overrides))
+    found = Quarantine.open(Path(quarantine), "runs/x", is_resumed=False)
+    error = None
+    try:
+        loop.fit(run, NullTracker(), NoCheckpoints(), StopRequests(), found)
+    except UserError as mistake:
+        error = list(mistake.args)
+    finally:
+        run.close()
+    return {"step": run.state.step, "error": error, "n_bad": run.state.n_bad, "n_different": found.n_bad}
 
 
 def sample_ids(corpus: str, overrides: dict[str, Any]) -> Any:

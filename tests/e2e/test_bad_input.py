@@ -1,10 +1,12 @@
 """What a user can get wrong on the command line: exit code 2, and last lines that say what, where and what to do."""
 
+import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import tarfile
 
 import pytest
 
@@ -133,23 +135,34 @@ def test_no_space_left_says_so_and_the_run_goes_on_from_what_was_saved(place):
 
 
 def corrupt_copy(place, n_bad):
-    """A copy of the corpus in which `n_bad` samples, spread over it, each have one flipped bit."""
+    """A copy of the corpus in which `n_bad` samples, spread over it, each have one flipped bit; their keys."""
     shutil.copytree(place.path / "digits" / "train", place.path / "damaged")
     tar = place.path / "damaged" / "000000.tar"
     content = bytearray(tar.read_bytes())
     starts = [i for i in range(0, len(content), 512) if content[i : i + 4] == b"\x89PNG"]
-    for start in random.Random(0).sample(starts, n_bad):
+    chosen = random.Random(0).sample(starts, n_bad)
+    for start in chosen:
         content[start + 30] ^= 1
     tar.write_bytes(content)
+    with tarfile.open(tar) as members:
+        return {each.name.partition(".")[0] for each in members if each.offset_data in chosen}
 
 
+def quarantined(place, run):
+    return [json.loads(line) for line in (place.path / "runs" / run / "quarantine.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.timeout(240)  # six launches
 def test_corrupt_images_are_masked_counted_and_capped(place):
-    corrupt_copy(place, 12)
+    damaged = corrupt_copy(place, 12)
     config = {"data__train__shards": "damaged", "train__steps": None, "train__epochs": 2}
 
     masked = place.run("train", place.config(**config), "--nproc", 2, "--name", "masked")
     assert masked.code == 0, masked.output
     assert '"bad_samples": 24' in (place.path / "runs/masked/final.json").read_text()
+    assert "runs/masked/quarantine.jsonl lists all" in masked.output
+    assert [row["done"] for row in quarantined(place, "masked")] == ["masked"] * 12
+    assert {row["key"] for row in quarantined(place, "masked")} == damaged
 
     substituted = place.run(
         "train", place.config(**config, data__bad_sample="substitute"), "--nproc", 2, "--name", "substituted"
@@ -157,10 +170,40 @@ def test_corrupt_images_are_masked_counted_and_capped(place):
     assert substituted.code == 0, substituted.output
 
     raised = place.run("train", place.config(**config, data__bad_sample="raise"), "--nproc", 2, "--name", "raised")
-    refused(raised, "bad sample", "000000.tar", "checksum")
+    refused(raised, "bad sample", "000000.tar", "checksum", "--exclude runs/raised/quarantine.jsonl")
+    assert {row["done"] for row in quarantined(place, "raised")} == {"raised"}
 
     capped = place.run("train", place.config(**config, data__bad_sample_limit=5), "--nproc", 2, "--name", "capped")
     refused(capped, "more than data.bad_sample_limit allows (5)")
+
+    left_out = place.run("data", "index", "damaged", "--exclude", "runs/masked/quarantine.jsonl")
+    assert "left out 12 of the samples in the tars" in left_out.output
+    clean = place.run("train", place.config(**config, data__bad_sample="raise"), "--nproc", 2, "--name", "clean")
+    assert clean.code == 0, clean.output
+    assert '"bad_samples": 0' in (place.path / "runs/clean/final.json").read_text()
+    assert not (place.path / "runs/clean/quarantine.jsonl").exists()
+
+
+def test_a_bad_sample_of_an_evaluation_is_listed_or_ends_the_run(place):
+    (damaged,) = corrupt_copy(place, 1)
+    config = {"data__eval__shards": "damaged", "train__steps": 2}
+
+    masked = place.run("train", place.config(**config), "--nproc", 2, "--name", "masked")
+    raised = place.run("train", place.config(**config, data__bad_sample="raise"), "--nproc", 2, "--name", "raised")
+
+    assert masked.code == 0, masked.output
+    assert [(row["set"], row["key"]) for row in quarantined(place, "masked")] == [("data.eval", damaged)]
+    refused(raised, "data.eval: damaged: bad sample", "`distdl data index damaged --exclude runs/raised")
+    assert [(row["done"], row["key"]) for row in quarantined(place, "raised")] == [("raised", damaged)]
+
+
+def test_too_large_a_share_of_bad_samples_ends_the_run(place):
+    corrupt_copy(place, 150)
+
+    result = place.run("train", place.config(data__train__shards="damaged"), "--nproc", 2, "--name", "many")
+
+    refused(result, "different samples could not be used", "data.bad_sample_rate allows 0.10%", "runs/many/quarantine")
+    assert 100 < len(quarantined(place, "many")) < 150
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(place, unkilled):

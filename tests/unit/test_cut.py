@@ -156,6 +156,20 @@ def test_a_grey_image_is_one_channel_or_three_alike(decoder):
     assert np.array_equal(three, np.repeat(one, 3, axis=2))
 
 
+@pytest.mark.parametrize("options", [{"progressive": True}, {"exif": 6}], ids=["progressive", "to be turned"])
+def test_a_progressive_image_is_as_any_and_none_is_turned(decoder, options):
+    image = pytest.importorskip("PIL.Image")
+    if "exif" in options:
+        options = {"exif": image.Exif()}
+        options["exif"][0x0112] = 6  # Orientation: a quarter turn
+    stream = io.BytesIO()
+    image.fromarray(photograph(40, 64)).save(stream, "JPEG", quality=92, **options)
+
+    found = cut.jpeg(stream.getvalue(), fixed(Box(0, 0, 40, 64, (40, 64))), Draws(0), 3)
+
+    assert difference(found, np.asarray(image.open(io.BytesIO(stream.getvalue())))) < 1
+
+
 def test_a_colour_image_for_one_channel_and_cmyk_are_left_to_the_transforms(decoder):
     image = pytest.importorskip("PIL.Image")
     stream = io.BytesIO()

@@ -1,6 +1,6 @@
 """The loader: the plan's order whatever the threads, and a policy for samples that can't be used."""
 
-from functools import partial
+import threading
 
 import cv2
 import numpy as np
@@ -50,7 +50,6 @@ def loader():
                 config,
                 workers=Threads(workers),
                 prefetch=2,
-                open_again=partial(Dataset.open, folder),
                 where="data.train",
                 label=spec,
                 augmentation_seed=lambda epoch, offset, sample_id: seed_of(epoch, sample_id),
@@ -79,7 +78,7 @@ def test_a_batch_holds_what_its_rows_name(packed, loader):
     assert batch.tensors["sample_id"].tolist() == [3, 17, 3]
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [0, 3])
 def test_nothing_depends_on_the_number_of_threads(packed, loader, workers):
     folder = packed(200)
     augment = [{"random_crop": {"size": 4, "padding": 2}}]
@@ -88,6 +87,19 @@ def test_nothing_depends_on_the_number_of_threads(packed, loader, workers):
 
     for a, b in zip(one, several, strict=True):
         assert all((a.tensors[name] == b.tensors[name]).all() for name in a.tensors)
+
+
+def test_without_threads_of_its_own_the_caller_s_does_the_work_when_the_batch_is_asked_for(packed, loader):
+    reading, did = loader(packed(), workers=0), []
+    samples = reading._filler._samples
+    real = samples.example
+    samples.example = lambda sample_id: did.append(threading.current_thread()) or real(sample_id)
+
+    stream = reading.stream(sequential_rows(20, b, 8) for b in range(3))
+
+    next(stream)
+    assert did == [threading.current_thread()] * 8
+    assert len(list(stream)) == 2
 
 
 def test_rows_have_the_key_of_their_augmentation_where_it_is_done_on_the_device(packed, loader):
@@ -115,7 +127,12 @@ def test_a_bad_sample_is_masked_and_counted(packed, loader):
 
     assert first.tensors["valid"].tolist() == [1, 1, 1, 0, 1, 0, 1, 1]
     assert first.n_bad == 2
-    assert len(first.problems) == 2 and "0003.png in 000000.tar" in first.problems[0]
+    assert [(bad.key, bad.component, bad.sample_id, bad.done) for bad in first.problems] == [
+        ("0003", "png", 3, "masked"),
+        ("0005", "png", 5, "masked"),
+    ]
+    assert first.problems[0].shard == str(folder / "000000.tar")
+    assert str(first.problems[1]) == "0005.png in 000000.tar: no data"
 
 
 def test_a_bad_sample_is_replaced_by_the_plans_next(packed, loader):
@@ -125,7 +142,18 @@ def test_a_bad_sample_is_replaced_by_the_plans_next(packed, loader):
 
     assert first.tensors["sample_id"].tolist()[:5] == [0, 1, 2, 11, 4]
     assert first.tensors["image"][3, 0, 0, 0] == 11
-    assert first.n_bad == 1 and first.tensors["valid"].all()
+    assert first.tensors["valid"].all()
+    assert [(bad.sample_id, bad.done, bad.stand_in) for bad in first.problems] == [(3, "substituted", 11)]
+
+
+def test_stand_ins_that_are_bad_as_well_are_told_of_and_after_ten_the_row_is_masked(packed, loader):
+    folder = packed(**{f"s{i}": {"png": b"not an image"} for i in range(1, 20)})
+    reading = loader(folder, bad_sample="substitute", substitute=lambda epoch, offset: (offset + 1, offset + 1))
+
+    (batch,) = reading.stream([Rows.of(np.array([0, 1]))])
+
+    assert batch.tensors["valid"].tolist() == [1, 0] and batch.tensors["sample_id"].tolist() == [0, 1]
+    assert [(bad.sample_id, bad.stand_in) for bad in batch.problems] == [*zip(range(1, 10), range(2, 11)), (10, None)]
 
 
 def test_a_bad_sample_is_named_under_the_policy_raise(packed, loader):
@@ -133,6 +161,15 @@ def test_a_bad_sample_is_named_under_the_policy_raise(packed, loader):
 
     with pytest.raises(UserError, match=r"0003.png in 000000.tar"):
         batches(loader(folder, bad_sample="raise"), 20)
+
+
+def test_or_it_is_masked_for_workers_who_end_together(packed, loader):
+    folder = packed(s3={"png": b"not an image"})
+
+    (batch,) = loader(folder, bad_sample="raise").batches([Rows.of(np.array([2, 3]))])
+
+    assert batch.tensors["valid"].tolist() == [1, 0]
+    assert [(bad.sample_id, bad.done) for bad in batch.problems] == [(3, "raised")]
 
 
 def test_a_flipped_bit_in_a_shard_is_a_bad_sample(packed, loader):

@@ -89,6 +89,7 @@ def test_samples_of_other_folders_and_unknown_ones_change_nothing(corpus: Path, 
 
     assert len(keys(corpus)) == 9 and "c/05" not in keys(corpus)
     assert "not here: 2 of the samples to be left out, such as 'c/99' in 000000.tar" in said
+    assert f"of other folders: 1 of the samples to be left out, such as one in {tmp_path}/other/000000.tar" in said
 
 
 def test_the_command_takes_several_files_and_writes_elsewhere(corpus: Path, tmp_path: Path) -> None:

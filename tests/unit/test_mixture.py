@@ -129,8 +129,8 @@ def test_a_bad_sample_is_named_with_its_source(build):
 
     batches = list(run.host_batches())
 
-    problems = {problem for batch in batches for problem in batch.problems}
-    assert problems == {"greys: item 2 of test_mixture:Greys: OSError: the scanner was off"}
+    problems = {str(problem) for batch in batches for problem in batch.problems}
+    assert problems == {"item 2 in test_mixture:Greys: OSError: the scanner was off"}
     assert sum(batch.n_bad for batch in batches) == sum(8 - batch.n_valid for batch in batches) > 0
 
 

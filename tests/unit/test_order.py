@@ -1,5 +1,7 @@
 """The sample plan: exactly once, free of ranks, whatever divides what."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -123,15 +125,33 @@ def test_the_hash_never_changes():
     assert a_plan([7, 5], global_batch=4, lanes=3).step_rows(4, 100).sample_id.tolist() == [7, 11, 9, 2]
 
 
-def test_sorted_shards_come_out_well_shuffled():
+@pytest.mark.parametrize("seed", range(4))
+def test_sorted_shards_come_out_as_well_shuffled_as_by_a_full_permutation(seed):
     # 100 classes in order of class over 300 shards: a batch of 256 from a full permutation has 92.5 of them on average.
-    sizes = np.random.default_rng(0).integers(150, 260, 300)
-    plan = Plan(sizes, seed=7, global_batch=256)
+    # Lanes are far from each other on the line, so that this has a few more.
+    sizes = np.random.default_rng(seed).integers(150, 260, 300)
+    plan = Plan(sizes, seed=seed, global_batch=256)
     label_of = np.arange(plan.n_samples) * 100 // plan.n_samples
 
-    distinct = [len(set(label_of[plan.step_rows(p, 10**9).sample_id])) for p in range(0, 256 * 200, 256)]
+    distinct = [len(set(label_of[rows.sample_id])) for rows in plan.steps(0, plan.n_samples, end=plan.n_samples)]
 
-    assert np.mean(distinct) > 85
+    assert np.mean(distinct) >= 92
+    assert min(distinct[:-1]) >= 80
+
+
+def test_a_plan_of_a_billion_samples_holds_nothing_of_their_number():
+    tracemalloc.start()
+    try:
+        plan = Plan(np.full(100_000, 10_000), seed=1, global_batch=4096)
+        built_bytes, _ = tracemalloc.get_traced_memory()
+        ids = [plan.step_rows(position, end=10**12).sample_id for position in (0, 123_456_789, 2 * 10**9)]
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert built_bytes < 16 * 100_000 + 100_000  # two numbers a shard: its size, and the id of its first sample
+    assert most_bytes < 32 << 20  # and with a window of every lane, and the order of the shards, of an epoch or two
+    assert all(len(set(each)) == 4096 and each.max() < 10**9 for each in ids)
 
 
 def test_rows_of_given_samples():

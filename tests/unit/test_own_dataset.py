@@ -6,6 +6,7 @@ import tiny
 import torch
 
 from distdl.config.sources import SplitConfig
+from distdl.data.order import Rows
 from distdl.data.own import OwnDataset
 from distdl.data.samples import BadSample
 from distdl.errors import UserError
@@ -65,8 +66,8 @@ def test_an_item_that_raises_is_a_bad_sample(build):
     run = build({"bad": [3]}, {"train.steps": None, "train.epochs": 1})
 
     assert sum(batch.n_bad for batch in run.host_batches()) == 1
-    with pytest.raises(UserError, match=r"item 3 of test_own_dataset:Squares: OSError: the scanner was off"):
-        list(build({"bad": [3]}, {"data.bad_sample": "raise"}).host_batches())
+    with pytest.raises(UserError, match=r"item 3 in test_own_dataset:Squares: OSError: the scanner was off"):
+        list(build({"bad": [3]}, {"data.bad_sample": "raise"}).train_loader.stream([Rows.of(np.arange(8))]))
 
 
 def test_a_label_out_of_range_names_the_item(build):

@@ -1,5 +1,7 @@
 """What a config is checked against before a run: the data, the workers, the network."""
 
+import threading
+
 import pytest
 import tiny
 import torch
@@ -81,6 +83,16 @@ def test_the_last_batch_of_a_run_is_padded_by_rows_that_do_not_count(build):
 
     assert [len(batch.tensors["label"]) for batch in batches] == [8, 8, 8]
     assert [int(batch.tensors["valid"].sum()) for batch in batches] == [8, 8, 4]
+
+
+def test_with_no_worker_of_its_own_the_training_thread_reads_the_same(build):
+    threads, run = build({"data.workers": 2}), build({"data.workers": 0})
+
+    n_threads = threading.active_count()
+    alone = [batch.tensors["image"] for batch in run.host_batches()]
+    assert threading.active_count() == n_threads
+    for one, other in zip(threads.host_batches(), alone, strict=True):
+        assert torch.equal(one.tensors["image"], other)
 
 
 def test_dropping_the_tail_of_a_corpus_smaller_than_a_batch_leaves_nothing(build):

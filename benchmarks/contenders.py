@@ -163,7 +163,7 @@ def distdl(name: str, turns: Turns) -> None:
                 verbosity=0,
                 screen="plain",
             )
-        nothing_bad = Quarantine(Path(os.devnull), "", is_resumed=False)
+        nothing_bad = Quarantine(Path(os.devnull), "")
         loop.fit(run, track, NoCheckpoints(), StopRequests(), nothing_bad)
 
 

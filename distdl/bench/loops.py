@@ -77,7 +77,7 @@ class TrainRows(NullTracker):
 def fit_steps(run: Run, n_steps: int, track: NullTracker) -> None:
     """Trains on from where the run is."""
     run.end = run.state.position + n_steps * run.global_batch
-    nothing_bad = Quarantine(Path(os.devnull), "", is_resumed=False)
+    nothing_bad = Quarantine(Path(os.devnull), "")
     loop.fit(run, track, NoCheckpoints(), StopRequests(), nothing_bad)  # type: ignore[arg-type]  # it calls nothing else
 
 

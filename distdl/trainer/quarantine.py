@@ -25,28 +25,33 @@ TRAIN = "data.train"
 _FEW = 100  # so many are no reason to stop, whatever their share
 
 Row = dict[str, Any]
+Sample = tuple[str, str, str]
+"""set, shard, key"""
 
 
 class Quarantine:
     """Made by `open`. All workers call `settle`, at the same step; what they call besides is their own affair."""
 
-    def __init__(self, path: Path, shown: str, listed: Sequence[Sequence[str]] = (), *, is_resumed: bool) -> None:
+    def __init__(self, path: Path, shown: str, listed: Iterable[tuple[Sample, int]] = (), step: int = 0) -> None:
+        """`listed`: the samples in the file, each with the step that first met it."""
         self._path, self.shown = path, shown
-        self._listed = {(shard, key) for _, shard, key in listed}  # what the file has
-        self._bad = {(shard, key) for split, shard, key in listed if split == TRAIN and is_resumed}
+        met = dict(listed)
+        self._listed = set(met)
+        self._bad = {sample for sample, first in met.items() if sample[0] == TRAIN and first <= step}
         self._noted: list[Row] = []
         self._waiting: list[Row] = []
         self._may_be_torn = True
 
     @classmethod
-    def open(cls, path: Path, folder: str, *, is_resumed: bool) -> "Quarantine":
-        """Of a run that begins or goes on, which counts what it could not use anew or on from there. All workers call
-        it. `folder`: the run's, as a person would write it."""
-        wanted = ("set", "shard", "key")
-        listed = messages.on_rank0(
+    def open(cls, path: Path, folder: str, step: int) -> "Quarantine":
+        """Of a run that begins, or goes on at `step`: what it met later counts once it has met it again. All workers
+        call it. `folder`: the run's, as a person would write it."""
+        wanted = ("set", "shard", "key", "step")
+        rows = messages.on_rank0(
             lambda: [[row[name] for name in wanted] for row in jsonl.read(path) if row.keys() >= set(wanted)]
         )
-        return cls(path, f"{folder}/{path.name}", listed, is_resumed=is_resumed)
+        listed = (((split, shard, key), first) for split, shard, key, first in rows)
+        return cls(path, f"{folder}/{path.name}", listed, step)
 
     @property
     def n_bad(self) -> int:
@@ -63,13 +68,14 @@ class Quarantine:
         found = [row for of_rank in messages.gather_json(self._noted) for row in of_rank]
         self._noted = []
         for row in found:
-            sample = (row["shard"], row["key"])
+            sample = (row["set"], row["shard"], row["key"])
             if row["set"] == TRAIN:
                 self._bad.add(sample)
             if sample not in self._listed:
                 self._listed.add(sample)
-                self._waiting.append(row)
-        return found, self._write() if collectives.rank() == 0 else None
+                if collectives.rank() == 0:  # rank 0 only
+                    self._waiting.append(row)
+        return found, self._write() if self._waiting else None
 
     def _write(self) -> OSError | None:
         try:

@@ -171,7 +171,7 @@ def _train(
     if resumed:
         event = {"event": "resumed", "message": f"on {world.world_size} workers"}
         track.log({"kind": "event", **loop.place(run, loop.Clock(state.time_s)), **event})
-    quarantine = Quarantine.open(folder.quarantine, folder.shown, is_resumed=resumed)
+    quarantine = Quarantine.open(folder.quarantine, folder.shown, state.step)
     outcome = "failed"
     try:
         outcome = loop.fit(run, track, checkpoints, stops, quarantine, **_trace(run, folder, launch, say))

@@ -210,7 +210,7 @@ def train(corpus: str, overrides: dict[str, Any], per_node: int | None = None) -
 def fitted(corpus: str, overrides: dict[str, Any], quarantine: str) -> Any:
     """The whole loop: where it ended, what the user is told, and at how many bad samples."""
     run = tiny.build(tiny.config(Path(corpus), overrides))
-    found = Quarantine.open(Path(quarantine), "runs/x", is_resumed=False)
+    found = Quarantine.open(Path(quarantine), "runs/x", step=0)
     error = None
     try:
         loop.fit(run, NullTracker(), NoCheckpoints(), StopRequests(), found)

@@ -22,8 +22,8 @@ def bad(key, sample_id=7, shard="/data/train/000000.tar", **changes):
     return BadRow(shard=shard, key=key, sample_id=sample_id, **row)
 
 
-def quarantine_in(folder, is_resumed=False):
-    return Quarantine.open(folder / "quarantine.jsonl", "runs/x", is_resumed=is_resumed)
+def quarantine_in(folder, step=0):
+    return Quarantine.open(folder / "quarantine.jsonl", "runs/x", step=step)
 
 
 def lines(folder):
@@ -60,7 +60,7 @@ def test_a_sample_is_listed_once_in_all_epochs_and_launches(tmp_path):
         first.note([bad("a", epoch=epoch), bad("b", epoch=epoch)], TRAIN, step=epoch)
         first.settle()
 
-    second = quarantine_in(tmp_path, is_resumed=True)
+    second = quarantine_in(tmp_path, step=2)
     second.note([bad("b", epoch=3), bad("c", epoch=3)], TRAIN, step=3)
     found, _ = second.settle()
 
@@ -69,16 +69,19 @@ def test_a_sample_is_listed_once_in_all_epochs_and_launches(tmp_path):
     assert (first.n_bad, second.n_bad) == (2, 3)
 
 
-def test_a_run_that_begins_again_counts_anew_and_lists_nothing_twice(tmp_path):
+def test_a_run_that_goes_on_before_it_met_a_sample_counts_it_when_it_meets_it_again(tmp_path):
     before = quarantine_in(tmp_path)
-    before.note([bad("a"), bad("b")], TRAIN, step=1)
-    before.settle()
+    for step, key in enumerate("abc", 1):
+        before.note([bad(key)], TRAIN, step)
+        before.settle()
 
-    again = quarantine_in(tmp_path)
-    again.note([bad("b")], TRAIN, step=1)
+    again = quarantine_in(tmp_path, step=1)
+    assert again.n_bad == 1
+    again.note([bad("b")], TRAIN, step=2)
     again.settle()
 
-    assert again.n_bad == 1 and len(lines(tmp_path)) == 2
+    assert again.n_bad == 2 and len(lines(tmp_path)) == 3
+    assert quarantine_in(tmp_path).n_bad == 0  # from the beginning
 
 
 def test_samples_of_evaluation_sets_are_listed_and_count_for_no_limit(tmp_path):
@@ -87,7 +90,7 @@ def test_samples_of_evaluation_sets_are_listed_and_count_for_no_limit(tmp_path):
     quarantine.settle()
 
     assert lines(tmp_path)[0]["set"] == "data.eval.test"
-    assert quarantine.n_bad == quarantine_in(tmp_path, is_resumed=True).n_bad == 0
+    assert quarantine.n_bad == quarantine_in(tmp_path, step=9).n_bad == 0
 
 
 def test_part_of_a_line_that_a_kill_left_is_cut_off(tmp_path):
@@ -97,7 +100,7 @@ def test_part_of_a_line_that_a_kill_left_is_cut_off(tmp_path):
     with (tmp_path / "quarantine.jsonl").open("a") as file:
         file.write('{"shard": "/data/train/0000')
 
-    resumed = quarantine_in(tmp_path, is_resumed=True)
+    resumed = quarantine_in(tmp_path, step=9)
     resumed.note([bad("b")], TRAIN, step=2)
     resumed.settle()
 
@@ -150,7 +153,7 @@ def fit(tmp_path, opened, *, lag_steps, **overrides):
     overrides = {"train.global_batch": 4, "train.steps": 5, "checkpoint.every": 1, **overrides}
     run, saves = opened(tiny.build(tiny.config(corpus, overrides))), Saves()
     run.status._lag = lag_steps  # 1: as on a GPU, where counts arrive a step later
-    quarantine = Quarantine.open(tmp_path / "quarantine.jsonl", "runs/x", is_resumed=False)
+    quarantine = Quarantine.open(tmp_path / "quarantine.jsonl", "runs/x", step=0)
     error = None
     try:
         loop.fit(run, NullTracker(), saves, StopRequests(), quarantine)

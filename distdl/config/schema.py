@@ -28,6 +28,7 @@ from distdl.config.values import (
     Period,
     Section,
     SignalName,
+    Stage,
     Transform,
     key,
     name_in,
@@ -61,6 +62,9 @@ class SplitConfig(Section):
         validate_default=True,
     )
     args: dict[str, Any] = key({}, "arguments of the dataset's function")
+    stages: list[Stage] = key(
+        [], "code of one's own between reading and decoding: generators of samples, as webdataset's"
+    )
     transforms: list[Transform] = key([], "applied in order: those of images, then those of batches, then normalise")
     image: str | None = key(None, "component that holds the image (default: the first known image extension)")
     label: str = key("cls", "component that holds the label, as text that the task reads: a class number")
@@ -85,6 +89,13 @@ class SplitConfig(Section):
         if n_given > 1:
             raise ValueError("give one of shards, folder and dataset")
         return dataset
+
+    @field_validator("stages")
+    @classmethod
+    def _stages_of_components(cls, stages: list[Stage], info: ValidationInfo) -> list[Stage]:
+        if stages and info.data.get("dataset") is not None:
+            raise ValueError("stages work on what is read from shards or a folder; a dataset does that by itself")
+        return stages
 
     @property
     def source(self) -> str:

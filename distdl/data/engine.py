@@ -24,6 +24,7 @@ from distdl.data.order import Rows
 from distdl.data.own import OwnDataset
 from distdl.data.picture import Pictures
 from distdl.data.samples import BadSample, Example, ShardSamples, Stored
+from distdl.data.stages import StagedSamples
 from distdl.errors import UserError
 
 _ROWS_PER_TASK = 32
@@ -76,7 +77,9 @@ class Loader:
         self._samples = (
             dataset
             if isinstance(dataset, OwnDataset)
-            else ShardSamples(dataset, split, where, split.label if label else None)
+            else (StagedSamples if split.stages else ShardSamples)(
+                dataset, split, where, split.label if label else None
+            )
         )
         has_normalise = len(built) < len(split.transforms)
         self._pictures = Pictures(
@@ -146,8 +149,8 @@ class Loader:
                 continue
             for attempt in range(10):
                 try:
-                    example = self._samples.example(sample_id)
                     key = self._augmentation_seed(epoch, offset, sample_id) if self._augmentation_seed else 0
+                    example = self._samples.example(sample_id, key)
                     self._pictures.write(images[row], example, key, rows.resolution)
                     ids[row] = sample_id
                     if keys is not None:

@@ -48,7 +48,7 @@ class OwnDataset:
         what = json.dumps([split.dataset, split.args, len(items)], sort_keys=True)
         return cls(items, split.dataset, xxhash.xxh3_128_hexdigest(what.encode()))
 
-    def example(self, sample_id: int) -> Example:
+    def example(self, sample_id: int, key: int = 0) -> Example:
         """Raises BadSample if the item can't be had, and UserError if it is not an image with a label."""
         name = f"item {sample_id} of {self.path}"
         try:
@@ -64,7 +64,7 @@ class OwnDataset:
                 f"{name} is a {type(item).__name__}",
                 fix='An item is (image, label) or {"image": image, "label": label}.',
             )
-        return Example(name, self._pixels(image, name), label)
+        return Example(name, pixels_of(image, name), label)
 
     def labels(self) -> list[Any]:
         """The labels of all samples, which takes every image where the object has no `targets`; None for bad ones."""
@@ -85,16 +85,21 @@ class OwnDataset:
     def close(self) -> None:
         """There is nothing of ours to close."""
 
-    def _pixels(self, image: Any, name: str) -> Pixels:
+
+def pixels_of(image: Any, name: str) -> Pixels:
+    """Of an array, a tensor or a PIL image. Raises BadSample if it is damaged, UserError if it isn't uint8 pixels."""
+    try:  # PIL decodes an image when it is first asked for its pixels
         if hasattr(image, "mode") and hasattr(image, "convert") and image.mode not in _READY_MODES:
             image = image.convert("RGB")
         pixels = np.asarray(image)
-        if pixels.ndim == 2:
-            pixels = pixels[:, :, None]
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
-            raise UserError(
-                f"the image of {name} is {pixels.dtype} of shape {pixels.shape}",
-                fix="Images are uint8, (height, width) or (height, width, 1 or 3), before any normalisation; "
-                "transforms belong into the config.",
-            )
-        return pixels
+    except Exception as error:
+        raise BadSample(f"{name}: {type(error).__name__}: {error}") from error
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
+        raise UserError(
+            f"the image of {name} is {pixels.dtype} of shape {pixels.shape}",
+            fix="Images are uint8, (height, width) or (height, width, 1 or 3), before any normalisation; "
+            "transforms belong into the config.",
+        )
+    return pixels

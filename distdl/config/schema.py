@@ -148,7 +148,9 @@ class DataConfig(Section):
         "what an epoch holds: natural (each sample once), balanced (keyed draws, classes alike), or FILE (of weights)",
     )
     draws: int | None = key(
-        None, "length of an epoch in draws, where sampling is not natural (default: the corpus's size)", ge=1
+        None,
+        "length of an epoch in draws, where sampling is not natural (default: the corpus's size), or of an iterable",
+        ge=1,
     )
     tail: Literal["carry", "drop"] = key(
         "carry", "what follows an epoch's last full batch: carry runs on into the next epoch, drop leaves it out"

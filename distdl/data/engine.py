@@ -19,9 +19,9 @@ import torch
 
 from distdl.config.schema import SplitConfig
 from distdl.data import augment, geometry, transforms
+from distdl.data.iterable import Own
 from distdl.data.labels import LabelSpec
 from distdl.data.order import Rows
-from distdl.data.own import OwnDataset
 from distdl.data.picture import Pictures
 from distdl.data.samples import BadSample, Example, ShardSamples, Stored
 from distdl.data.stages import StagedSamples
@@ -56,7 +56,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Stored | OwnDataset,
+        dataset: Stored | Own,
         split: SplitConfig,
         *,
         where: str,
@@ -76,7 +76,7 @@ class Loader:
         self._prefetch, self._policy, self._substitute, self._pin = prefetch, bad_sample, substitute, pin_memory
         self._samples = (
             dataset
-            if isinstance(dataset, OwnDataset)
+            if isinstance(dataset, Own)
             else (StagedSamples if split.stages else ShardSamples)(
                 dataset, split, where, split.label if label else None
             )

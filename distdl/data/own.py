@@ -1,9 +1,10 @@
 """A dataset of one's own instead of shards: any object with `__len__` and `__getitem__(i)`.
 
 An item is (image, label) or {"image": ..., "label": ...}. The image is uint8, (height, width[, 1 or 3]), as a numpy
-array or a torch tensor, or a PIL image; the label is what the task's label rule takes as a value. So torch datasets
-work as they are, without their transforms to tensors. `__getitem__` is called from several threads (data.workers), and
-an exception in it makes a bad sample. `classes` (names) and `targets` (all labels) are used if the object has them.
+array or a torch tensor, or a PIL image, or the bytes of a file; the label is what the task's label rule takes as a
+value. So torch datasets work as they are, without their transforms to tensors. `__getitem__` is called from several
+threads (data.workers), and an exception in it makes a bad sample. `classes` (names) and `targets` (all labels) are used
+if the object has them.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xxhash
+from torch.utils.data import IterableDataset
 
 from distdl import registry
 from distdl.config.schema import SplitConfig
@@ -33,20 +35,19 @@ class OwnDataset:
     @classmethod
     def open(cls, split: SplitConfig, where: str) -> "OwnDataset":
         """Calls the function or class that `split.dataset` names. Raises UserError if that is no dataset, or empty."""
+        return cls.of(items_of(split), split, where)
+
+    @classmethod
+    def of(cls, items: Any, split: SplitConfig, where: str) -> "OwnDataset":
         where = f"{where}.dataset: {split.dataset}"
-        assert split.dataset is not None, "a split has shards or a dataset"
-        function = registry.resolve(split.dataset, registry.DATASETS, "dataset")
-        items = registry.call_with_args(function, split.args, f"dataset '{split.dataset}'")
-        if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
-            raise UserError(
-                f"this is a {type(items).__name__} without __len__ or __getitem__",
-                where=where,
-                fix="Name a function or class that returns an object with both: its length, and item i.",
-            )
+        if not is_indexed(items):
+            fix = "Name a function or class that returns an object with both: its length, and item i."
+            if hasattr(items, "__iter__"):
+                fix = "An iterable serves for training alone, where its order is not told. Name its shards by `shards`."
+            raise UserError(f"this is a {type(items).__name__} without __len__ or __getitem__", where=where, fix=fix)
         if len(items) == 0:
             raise UserError("there are no samples in it", where=where)
-        what = json.dumps([split.dataset, split.args, len(items)], sort_keys=True)
-        return cls(items, split.dataset, xxhash.xxh3_128_hexdigest(what.encode()))
+        return cls(items, str(split.dataset), identity(split, len(items)))
 
     def example(self, sample_id: int, key: int = 0) -> Example:
         """Raises BadSample if the item can't be had, and UserError if it is not an image with a label."""
@@ -55,16 +56,7 @@ class OwnDataset:
             item = self._items[sample_id]
         except Exception as error:  # the user's code, whose way to say "this one is damaged" this is
             raise BadSample(f"{name}: {type(error).__name__}: {error}") from error
-        if isinstance(item, dict):
-            image, label = item.get("image"), item.get("label")
-        elif isinstance(item, tuple | list) and len(item) == 2:
-            image, label = item
-        else:
-            raise UserError(
-                f"{name} is a {type(item).__name__}",
-                fix='An item is (image, label) or {"image": image, "label": label}.',
-            )
-        return Example(name, pixels_of(image, name), label)
+        return example_of(item, name)
 
     def labels(self) -> list[Any]:
         """The labels of all samples, which takes every image where the object has no `targets`; None for bad ones."""
@@ -86,8 +78,44 @@ class OwnDataset:
         """There is nothing of ours to close."""
 
 
-def pixels_of(image: Any, name: str) -> Pixels:
-    """Of an array, a tensor or a PIL image. Raises BadSample if it is damaged, UserError if it isn't uint8 pixels."""
+def items_of(split: SplitConfig) -> Any:
+    """What the function or class that `split.dataset` names returns."""
+    assert split.dataset is not None, "a split has shards or a dataset"
+    function = registry.resolve(split.dataset, registry.DATASETS, "dataset")
+    return registry.call_with_args(function, split.args, f"dataset '{split.dataset}'")
+
+
+def is_indexed(items: Any) -> bool:
+    """Whether item i can be asked for. torch's IterableDataset inherits a __getitem__ that only raises."""
+    return hasattr(items, "__len__") and hasattr(items, "__getitem__") and not isinstance(items, IterableDataset)
+
+
+def identity(split: SplitConfig, n_samples: int) -> str:
+    what = json.dumps([split.dataset, split.args, n_samples], sort_keys=True)
+    return xxhash.xxh3_128_hexdigest(what.encode())
+
+
+def example_of(item: Any, name: str) -> Example:
+    """Raises BadSample for an image that can't be decoded, and UserError for what is not an image with a label."""
+    if isinstance(item, dict):
+        image, label = item.get("image"), item.get("label")
+    elif isinstance(item, tuple | list) and len(item) == 2:
+        image, label = item
+    else:
+        raise UserError(
+            f"{name} is a {type(item).__name__}",
+            fix='An item is (image, label) or {"image": image, "label": label}.',
+        )
+    return Example(name, image_of(image, name), label, file=name)
+
+
+def image_of(image: Any, name: str) -> bytes | Pixels:
+    """Of a file's bytes, an array, a tensor or a PIL image.
+
+    Raises BadSample if it is damaged, UserError if it isn't uint8 pixels.
+    """
+    if isinstance(image, bytes):
+        return image
     try:  # PIL decodes an image when it is first asked for its pixels
         if hasattr(image, "mode") and hasattr(image, "convert") and image.mode not in _READY_MODES:
             image = image.convert("RGB")

@@ -18,7 +18,7 @@ from distdl.config.schema import SplitConfig
 from distdl.data.dataset import CorruptSample
 from distdl.data.image import is_image
 from distdl.data.order import seed_of
-from distdl.data.own import pixels_of
+from distdl.data.own import image_of
 from distdl.data.samples import BadSample, Example, Stored
 from distdl.errors import UserError
 
@@ -83,11 +83,8 @@ def example_of(sample: RawSample, image: str | None, label: str | None, name: st
     for wanted in (extension, label):
         if wanted is not None and wanted not in sample:
             raise BadSample(f"{name} has no component for {wanted} (it has: {', '.join(there)})")
-    value = sample[extension]
-    if not isinstance(value, bytes):
-        value = pixels_of(value, name)
-    where = f"{name}, component '{extension}'"
-    return Example(name, value, sample[label] if label else None, extension, where)
+    file = f"{name}, component '{extension}'"
+    return Example(name, image_of(sample[extension], file), sample[label] if label else None, extension, file)
 
 
 def _passed(sample: RawSample, stage: Stage, stage_name: str, name: str) -> RawSample:

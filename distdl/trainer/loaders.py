@@ -14,6 +14,7 @@ from distdl.data.dataset import Dataset
 from distdl.data.draws import Float64s
 from distdl.data.engine import Loader
 from distdl.data.folder import FolderDataset
+from distdl.data.iterable import Own, OwnIterable, open_own
 from distdl.data.order import Plan
 from distdl.data.own import OwnDataset
 from distdl.data.samples import Stored
@@ -29,7 +30,7 @@ class LoaderFactory:
         self._workers = config.data.workers or share_of_cores(world)
         self._pin = device.type == "cuda"
 
-    def __call__(self, split: SplitConfig, where: str, dataset: Stored | OwnDataset, plan: Plan | None) -> Loader:
+    def __call__(self, split: SplitConfig, where: str, dataset: Stored | Own, plan: Plan | None) -> Loader:
         data = self.config.data
         # A stand-in would count a sample twice in an evaluation: there, substitute means mask.
         policy = "mask" if plan is None and data.bad_sample == "substitute" else data.bad_sample
@@ -53,15 +54,21 @@ class LoaderFactory:
         loaders = {}
         for name, split in self.config.data.eval_sets.items():
             where = "data.eval" if name == "eval" else f"data.eval.{name}"
-            loaders[name] = self(split, where, open_dataset(split, where, self.config.data), None)
+            dataset = open_dataset(split, where, self.config.data, for_training=False)
+            loaders[name] = self(split, where, dataset, None)
         return loaders
 
 
-def open_dataset(split: SplitConfig, where: str, data: DataConfig) -> Stored | OwnDataset:
+def open_dataset(split: SplitConfig, where: str, data: DataConfig, *, for_training: bool = True) -> Stored | Own:
     """Rank 0 first: it writes the missing index files, or downloads, what the others then find."""
     shards, folder = split.shards, split.folder
-    if split.dataset is not None:
+    if split.dataset is not None and not for_training:
         return messages.rank0_first(lambda: OwnDataset.open(split, where))
+    if split.dataset is not None:
+        own = messages.rank0_first(lambda: open_own(split, where, data.draws))
+        if isinstance(own, OwnIterable):
+            own.compare(messages.gather_json(own.first_digest()))
+        return own
     try:
         if folder is not None:
             return messages.rank0_first(lambda: FolderDataset.open(folder))
@@ -74,7 +81,7 @@ def open_dataset(split: SplitConfig, where: str, data: DataConfig) -> Stored | O
         raise UserError(error.what, where=f"{where}.{key}: {error.where or split.source}", fix=error.fix) from None
 
 
-def build_plan(config: Config, dataset: Stored | OwnDataset) -> Plan:
+def build_plan(config: Config, dataset: Stored | Own) -> Plan:
     """The order of the run's training samples. Raises UserError when no batch can be formed."""
     return Plan(
         dataset.sizes,
@@ -89,8 +96,12 @@ def build_plan(config: Config, dataset: Stored | OwnDataset) -> Plan:
     )
 
 
-def _shared_weights(config: DataConfig, dataset: Stored | OwnDataset) -> Float64s | None:
+def _shared_weights(config: DataConfig, dataset: Stored | Own) -> Float64s | None:
     """Rank 0's, on all workers: they must not differ by a bit."""
+    if isinstance(dataset, OwnIterable):
+        if config.sampling != "natural":
+            raise UserError("an iterable decides itself what it gives", where="data.sampling", fix="Leave it out.")
+        return None
     if config.sampling == "natural":
         if config.draws:
             raise UserError(
@@ -103,6 +114,11 @@ def _shared_weights(config: DataConfig, dataset: Stored | OwnDataset) -> Float64
     messages.on_rank0(lambda: found.append(sampling.weights_of(config, dataset)))
     weights = torch.from_numpy(found[0]) if found else torch.zeros(dataset.n_samples, dtype=torch.float64)
     return collectives.broadcast_(weights).numpy()
+
+
+def remarks(dataset: Stored | Own) -> list[str]:
+    """What whoever starts a run should know of its training data."""
+    return dataset.remarks() if isinstance(dataset, OwnIterable) else []
 
 
 def share_of_cores(world: WorldInfo) -> int:

@@ -47,7 +47,7 @@ def add_arguments(add: Add) -> None:
     )
     command.add_argument("--to", type=Path, metavar="FOLDER", help="where the shards' own folder can't be written")
 
-    command = add("verify", verify, "check every byte: checksums, images, labels")
+    command = add("verify", verify, "check every byte: checksums, images, sounds, labels")
     command.add_argument("shards", metavar="DST", type=Path, help="folder of tars, or one tar")
     command.add_argument("--index", type=Path, metavar="FOLDER", help="where the index files are")
 

@@ -1,7 +1,8 @@
 """`distdl data verify` and `distdl data show`: is a corpus what was packed, and what is in it?
 
 verify reads every byte. Shards are compared with the checksums in their indexes and dataset.json, those with their own,
-images are decoded and labels compared with the list of classes; whatever is wrong is named by shard, key and component.
+images and sounds are decoded and labels compared with the list of classes; whatever is wrong is named by shard, key and
+component.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import xxhash
 
 from distdl.data import catalog, descriptor, index, labels
+from distdl.data.audio import audio_length, decode_audio, is_audio
 from distdl.data.dataset import CorruptSample, Dataset, Sample, read_component
 from distdl.data.descriptor import Descriptor, ShardEntry
 from distdl.data.image import decode_image, image_size, is_image
@@ -31,7 +33,8 @@ from distdl.track.progress import Advance, progress
 LABEL = "cls"
 _LONGEST_LABEL = 20  # bytes
 _MOST_PRINTED = 100
-_MOST_SIZES = 2000  # images whose size is read by show
+_MOST_SIZES = 2000  # images or sounds whose size is read by show
+_KINDS = {"image": is_image, "sound": is_audio}
 _MOST_CLASSES = 20  # printed by show, each on a line
 _SHEET_SIDE, _SHEET_CELL, _SHEET_TEXT = 8, 112, 16  # images a row and column, pixels a cell, pixels of its caption
 
@@ -149,9 +152,9 @@ def _verify_shard(tar: Path, folders: list[Path], listed: ShardEntry | None, rep
 def _verify_samples(
     tar: Path, shard_index: ShardIndex, classes: list[str] | None, pool: ThreadPoolExecutor, advance: Advance
 ) -> Iterator[Problem]:
-    """Every component against its checksum; images are decoded, labels compared with the classes."""
+    """Every component against its checksum; images and sounds are decoded, labels compared with the classes."""
     labelled = LABEL in shard_index.extensions
-    pictured = any(map(is_image, shard_index.extensions))
+    kinds = {kind: is_kind for kind, is_kind in _KINDS.items() if any(map(is_kind, shard_index.extensions))}
     file = os.open(tar, os.O_RDONLY)
     try:
 
@@ -166,8 +169,9 @@ def _verify_samples(
                 found.append(
                     Problem(shard=tar.name, key=key, component=LABEL, reason="is missing; other samples have it")
                 )
-            if pictured and not any(map(is_image, components)):
-                found.append(Problem(shard=tar.name, key=key, reason="has no image; other samples have one"))
+            for kind, is_kind in kinds.items():
+                if not any(map(is_kind, components)):
+                    found.append(Problem(shard=tar.name, key=key, reason=f"has no {kind}; other samples have one"))
             return found
 
         for found in pool.map(check, range(shard_index.n_samples)):
@@ -182,6 +186,8 @@ def _what_is_wrong(file: int, extension: str, component: Component, classes: lis
         data = read_component(file, component)
         if is_image(extension):
             decode_image(data, extension)
+        elif is_audio(extension):
+            decode_audio(data)
     except (ValueError, OSError) as error:
         return str(error)
     if extension != LABEL:
@@ -208,7 +214,7 @@ def _hash_file(path: Path) -> tuple[int, str, str]:
 def show(path: str | Path, *, sheet: str | Path | None = None, index_folder: str | Path | None = None) -> str:
     """What a corpus holds, as text; `sheet` names a PNG of up to 64 of its images to write. Raises UserError.
 
-    Labels of all samples are counted; sizes are read from up to 2,000 images spread over the corpus.
+    Labels of all samples are counted; sizes are read from up to 2,000 images or sounds spread over the corpus.
     """
     with Dataset.open(path, index_folder=index_folder, write_index=False) as dataset:
         n_bytes = sum(shard.size_bytes for shard in dataset.shards)
@@ -220,6 +226,7 @@ def show(path: str | Path, *, sheet: str | Path | None = None, index_folder: str
         extensions, labels = _count_components(dataset)
         lines.append("components  " + ", ".join(f"{name} ({count:,})" for name, count in extensions.items()))
         lines += _size_lines(dataset)
+        lines += _length_lines(dataset, sum(n for name, n in extensions.items() if is_audio(name)))
         lines += _class_lines(labels, dataset.classes)
         keys = [dataset.key(*dataset.locate(i)) for i in range(min(3, dataset.n_samples))]
         lines.append(f"first keys  {', '.join(keys)}")
@@ -253,8 +260,7 @@ def _read(dataset: Dataset, shard: int, row: int, only: Iterable[str]) -> Sample
 
 def _size_lines(dataset: Dataset) -> list[str]:
     sizes, unreadable = [], 0
-    spread = np.unique(np.linspace(0, dataset.n_samples - 1, _MOST_SIZES).astype(np.int64)).tolist()
-    for _, extension, data in _images(dataset, spread):
+    for _, extension, data in _components(dataset, _spread_out(dataset, _MOST_SIZES), is_image):
         try:
             sizes.append(image_size(data, extension))
         except ValueError:
@@ -269,11 +275,41 @@ def _size_lines(dataset: Dataset) -> list[str]:
     return lines
 
 
-def _images(dataset: Dataset, sample_ids: list[int]) -> Iterator[tuple[Sample, str, bytes]]:
-    """(sample with its image and label, extension of the image, bytes of the image) of those that have one."""
+def _length_lines(dataset: Dataset, n_sounds: int) -> list[str]:
+    """Hours, lengths and rates, where there are sounds; extrapolated where there are many."""
+    lengths, unreadable = [], 0
+    for _, _, data in _components(dataset, _spread_out(dataset, _MOST_SIZES), is_audio):
+        try:
+            lengths.append(audio_length(data))
+        except ValueError:
+            unreadable += 1
+    lines = []
+    if lengths:
+        seconds = sorted(length.seconds for length in lengths)
+        spread = f"{seconds[0]:.2f}/{seconds[len(seconds) // 2]:.2f}/{seconds[-1]:.2f} s (min/median/max)"
+        rates = ", ".join(f"{rate_hz} Hz" for rate_hz in sorted({length.rate_hz for length in lengths}))
+        hours = sum(seconds) / 3600
+        total = f"{hours:,.2f} hours"
+        if len(lengths) + unreadable < n_sounds:
+            total = f"about {hours * n_sounds / len(lengths):,.1f} hours, from {len(lengths):,} sounds"
+        lines.append(f"sounds      {total}; {spread}; {rates}")
+    if unreadable:
+        lines.append(f"unreadable  {unreadable} sounds: `distdl data verify {dataset.path}`")
+    return lines
+
+
+def _spread_out(dataset: Dataset, most: int) -> list[int]:
+    """Sample ids from all over the corpus."""
+    return np.unique(np.linspace(0, dataset.n_samples - 1, most).astype(np.int64)).tolist()
+
+
+def _components(
+    dataset: Dataset, sample_ids: list[int], is_kind: Callable[[str], bool]
+) -> Iterator[tuple[Sample, str, bytes]]:
+    """(sample with that component and its label, extension, bytes) of those that have an image, or a sound."""
     for sample_id in sample_ids:
         shard, row = dataset.locate(sample_id)
-        extension = next((name for name in dataset.index(shard).components(row) if is_image(name)), None)
+        extension = next(filter(is_kind, dataset.index(shard).components(row)), None)
         if extension is not None:
             sample = _read(dataset, shard, row, (extension, LABEL))
             yield sample, extension, sample.components[extension]
@@ -313,9 +349,8 @@ def _class_name(label: bytes, classes: list[str] | None) -> str:
 def _write_sheet(dataset: Dataset, path: Path) -> None:
     """A contact sheet: images spread over the corpus, each with its class."""
     n_images = _SHEET_SIDE * _SHEET_SIDE
-    spread = np.unique(np.linspace(0, dataset.n_samples - 1, n_images).astype(np.int64)).tolist()
     cells = []
-    for sample, extension, data in _images(dataset, spread):
+    for sample, extension, data in _components(dataset, _spread_out(dataset, n_images), is_image):
         try:
             pixels = decode_image(data, extension)
         except ValueError:

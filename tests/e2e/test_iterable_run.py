@@ -1,4 +1,4 @@
-"""Training on a plain wds.WebDataset: it learns, says what it can't promise, and goes on; no worker waits for another."""
+"""Training on a plain wds.WebDataset: it learns, says what is not exact, and goes on."""
 
 import json
 

@@ -9,7 +9,7 @@ from torch import nn
 from distdl.comm import collectives, messages
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config, DataConfig, SplitConfig
-from distdl.data import labels, sampling
+from distdl.data import labels, reading_speed, sampling
 from distdl.data.dataset import Dataset
 from distdl.data.draws import Float64s
 from distdl.data.engine import Loader
@@ -117,7 +117,10 @@ def _shared_weights(config: DataConfig, dataset: Stored | Own) -> Float64s | Non
 
 
 def remarks(dataset: Stored | Own) -> list[str]:
-    """What whoever starts a run should know of its training data."""
+    """What whoever starts a run should know of its training data. Rank 0 only: a folder's files are tried."""
+    if isinstance(dataset, FolderDataset):
+        speed = reading_speed.measured(dataset)
+        return [f"data.train.folder: {speed}"] if speed else []
     return dataset.remarks() if isinstance(dataset, OwnIterable) else []
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from distdl.data import descriptor
-from distdl.data.inspect import Problem, show, verify
+from distdl.data.inspect import Problem, verify
 from distdl.data.shards import RawSample, index_folder, write_shards
+from distdl.data.show import show
 from distdl.errors import UserError
 
 CLASSES = ["ant", "bee", "fly"]
@@ -274,5 +275,5 @@ def test_show_counts_hours_and_says_where_it_did_not_look_at_all(
 
     assert "sounds      0.00 hours; 0.25/1.25/2.00 s (min/median/max); 8000 Hz" in text
     assert "unreadable  1 sounds" in text and "images" not in text
-    monkeypatch.setattr("distdl.data.inspect._MOST_SIZES", 2)
+    monkeypatch.setattr("distdl.data.show._MOST_SIZES", 2)
     assert "about 0.0 hours, from 1 sounds" in show(corpus)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for editors and type checkers
         register_model,
         register_optim,
         register_schedule,
+        register_stage,
         register_task,
         register_transform,
     )
@@ -32,6 +33,7 @@ __all__ = [
     "register_model",
     "register_optim",
     "register_schedule",
+    "register_stage",
     "register_task",
     "register_transform",
     "train",

@@ -226,7 +226,7 @@ def batches(
         with torch.random.fork_rng(devices=[]):  # the caller's draws stay as they were
             model = models.build(settings.model.name, settings.model.args)  # its outputs say how labels are read
         make = LoaderFactory(settings, WorldInfo(), torch.device("cpu"), model, setup.build_task(settings))
-        dataset = open_dataset(splits[split], f"data.{where}", settings.data)
+        dataset = open_dataset(splits[split], f"data.{where}", settings.data, for_training=split == "train")
         plan = build_plan(settings, dataset) if split == "train" else None
         loader = make(splits[split], f"data.{where}", dataset, plan)
     if plan:

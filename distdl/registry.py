@@ -32,6 +32,7 @@ TASKS = {
     "autoencode": "distdl.tasks.autoencode:Autoencode",
 }
 DATASETS: dict[str, str] = {}  # none is built in: those of one's own
+STAGES: dict[str, str] = {}  # likewise
 OPTIMISERS = {
     "sgd": "distdl.trainer.optim:sgd",
     "adam": "distdl.trainer.optim:adam",
@@ -78,6 +79,7 @@ KINDS = {  # what a decorator is called -> what it registers, and the names that
     "register_model": ("model", MODELS),
     "register_task": ("task", TASKS),
     "register_dataset": ("dataset", DATASETS),
+    "register_stage": ("stage", STAGES),
     "register_transform": ("transform", TRANSFORMS),
     "register_optim": ("optimiser", OPTIMISERS),
     "register_schedule": ("schedule", SCHEDULES),
@@ -112,6 +114,7 @@ def _decorator(word: str) -> Callable[..., Any]:
 register_model = _decorator("register_model")
 register_task = _decorator("register_task")
 register_dataset = _decorator("register_dataset")
+register_stage = _decorator("register_stage")
 register_transform = _decorator("register_transform")
 register_optim = _decorator("register_optim")
 register_schedule = _decorator("register_schedule")

@@ -96,7 +96,7 @@ class DataConfig(Section):
     )
     draws: int | None = key(
         None,
-        "length of an epoch in samples, of draws or of a mixture (default: as many as all sources hold)",
+        "length of an epoch in samples: of draws, a mixture (default: as many as all sources hold) or an iterable",
         ge=1,
     )
     tail: Literal["carry", "drop"] = key(

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from distdl import registry
 from distdl.config import addresses
-from distdl.config.values import Section, Transform, key, name_in
+from distdl.config.values import Section, Stage, Transform, key, name_in
 
 
 class SourceConfig(Section):
@@ -24,6 +24,9 @@ class SourceConfig(Section):
         validate_default=True,
     )
     args: dict[str, Any] = key({}, "arguments of the dataset's function")
+    stages: list[Stage] = key(
+        [], "code of one's own between reading and decoding: generators of samples, as webdataset's"
+    )
     image: str | None = key(None, "component that holds the image (default: the first known image extension)")
     label: str = key("cls", "component that holds the label, as text that the task reads: a class number")
     index: str | None = key(
@@ -42,6 +45,13 @@ class SourceConfig(Section):
     def _one_source(cls, dataset: Any, info: ValidationInfo) -> Any:
         _check_one_given({**info.data, "dataset": dataset}, ("shards", "folder", "dataset"))
         return dataset
+
+    @field_validator("stages")
+    @classmethod
+    def _stages_of_components(cls, stages: list[Stage], info: ValidationInfo) -> list[Stage]:
+        if stages and info.data.get("dataset") is not None:
+            raise ValueError("stages work on what is read from shards or a folder; a dataset does that by itself")
+        return stages
 
     @property
     def sources(self) -> Sequence["SourceConfig"]:
@@ -85,7 +95,7 @@ class TrainSplitConfig(SplitConfig):
         if mixture == {}:
             raise ValueError("a mixture has at least one source")
         _check_one_given({**info.data, "mixture": mixture}, ("shards", "folder", "dataset", "mixture"))
-        for name in ("args", "image", "label", "index") if mixture else ():
+        for name in ("args", "stages", "image", "label", "index") if mixture else ():
             if info.data.get(name) != cls.model_fields[name].default:
                 raise ValueError(f"each source has its own '{name}': give it there")
         return mixture

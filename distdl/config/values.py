@@ -71,6 +71,16 @@ def _one_transform(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+def _one_stage(value: Any, info: ValidationInfo) -> Any:
+    """`my:clean` -> {my:clean: null}, itself the stage; {my:keep: 3} and {my:keep: {least: 3}} make one."""
+    if isinstance(value, str):
+        value = {value: None}
+    if not isinstance(value, dict) or len(value) != 1:
+        raise ValueError("a stage is a name, or a mapping with one name, such as {webdataset:decode: pil}")
+    registry.check_name(str(next(iter(value))), registry.STAGES, "stage", info.context)
+    return value
+
+
 def name_in(table: dict[str, str], kind: str) -> AfterValidator:
     """The validation's context: what the config's plugins declare."""
     return AfterValidator(lambda name, info: registry.check_name(name, table, kind, info.context))
@@ -81,4 +91,5 @@ Epoch = Annotated[float, Field(ge=0)]
 Period = Annotated[int | str, AfterValidator(check_period)]
 Duration = Annotated[str, BeforeValidator(check_duration)]
 SignalName = Annotated[str, AfterValidator(check_signal)]
+Stage = Annotated[dict[str, Any], BeforeValidator(_one_stage)]
 Transform = Annotated[dict[str, Any], BeforeValidator(_one_transform)]

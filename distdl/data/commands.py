@@ -47,13 +47,13 @@ def add_arguments(add: Add) -> None:
     )
     command.add_argument("--to", type=Path, metavar="FOLDER", help="where the shards' own folder can't be written")
 
-    command = add("verify", verify, "check every byte: checksums, images, labels")
-    command.add_argument("shards", metavar="DST", type=Path, help="folder of tars, or one tar")
-    command.add_argument("--index", type=Path, metavar="FOLDER", help="where the index files are")
+    command = add("verify", verify, "check every byte: checksums, images, sounds, labels")
+    command.add_argument("shards", metavar="DST", nargs="+", help="folder of tars, tars, or addresses")
+    command.add_argument("--index", metavar="FOLDER", help="where the index files are, or their address")
 
     command = add("show", show, "counts, classes and sizes")
-    command.add_argument("shards", metavar="DST", type=Path, help="folder of tars, or one tar")
-    command.add_argument("--index", type=Path, metavar="FOLDER", help="where the index files are")
+    command.add_argument("shards", metavar="DST", nargs="+", help="folder of tars, tars, or addresses")
+    command.add_argument("--index", metavar="FOLDER", help="where the index files are, or their address")
     command.add_argument("--sheet", type=Path, metavar="OUT.png", help="write a contact sheet of the first images")
 
 
@@ -101,13 +101,17 @@ def index(arguments: Arguments) -> int:
 def verify(arguments: Arguments) -> int:
     from distdl.data import inspect
 
-    report = inspect.verify(arguments.shards, arguments.index)
+    report = inspect.verify(_one_or_list(arguments.shards), arguments.index)
     print(report)
     return EXIT_DONE if report.ok else PROBLEMS_FOUND
 
 
 def show(arguments: Arguments) -> int:
-    from distdl.data import inspect
+    from distdl.data.show import show as text_of
 
-    print(inspect.show(arguments.shards, sheet=arguments.sheet, index_folder=arguments.index))
+    print(text_of(_one_or_list(arguments.shards), sheet=arguments.sheet, index_folder=arguments.index))
     return EXIT_DONE
+
+
+def _one_or_list(shards: list[str]) -> str | list[str]:
+    return shards if len(shards) > 1 else shards[0]

@@ -28,7 +28,7 @@ class ShardEntry:
     name: str  # file name of the tar
     n_samples: int
     size_bytes: int
-    md5: str
+    md5: str | None  # None where it is not known
     xxh3: str  # xxh3-128 of the whole tar, hexadecimal
     index: str  # file name of the index
     excluded: Sequence[str] = ()  # keys of samples in the tar that the index leaves out

@@ -114,8 +114,8 @@ class Filler:
                 continue
             for attempt in range(_MOST_SUBSTITUTES + 1):
                 try:
-                    example = self._samples.example(sample_id)
                     key = self._augmentation_seed(epoch, offset, sample_id) if self._augmentation_seed else 0
+                    example = self._samples.example(sample_id, key)
                     self._pictures.write(images[row], example, key, resolution)
                     ids[row] = sample_id
                     if keys is not None:

@@ -23,7 +23,7 @@ from safetensors.numpy import save
 from distdl.data.dataset import CorruptSample, Sample
 from distdl.data.image import is_image
 from distdl.errors import UserError
-from distdl.run.folder import write_atomic
+from distdl.run.folder import user_cache, write_atomic
 
 LABEL = "cls"
 _SHARD = 1000  # files
@@ -161,9 +161,8 @@ def _files(root: Path, folder: str, folders: dict[str, int]) -> Iterator[tuple[s
 
 
 def _kept_at(path: Path) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
-    return cache / "distdl" / "folders" / f"{name}.safetensors"
+    return user_cache() / "folders" / f"{name}.safetensors"
 
 
 def _read(kept: Path, path: Path) -> tuple[list[str], Columns] | None:

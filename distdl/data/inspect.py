@@ -1,29 +1,33 @@
-"""`distdl data verify` and `distdl data show`: is a corpus what was packed, and what is in it?
+"""`distdl data verify`: is a corpus what was packed?
 
-verify reads every byte. Shards are compared with the checksums in their indexes and dataset.json, those with their own,
-images are decoded and labels compared with the list of classes; whatever is wrong is named by shard, key and component.
+It reads every byte. Shards are compared with the checksums in their indexes and dataset.json, those with their own,
+images and sounds are decoded and labels compared with the list of classes; whatever is wrong is named by shard, key and
+component.
 """
 
 import hashlib
-import itertools
 import os
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
-import cv2
-import numpy as np
-import numpy.typing as npt
 import xxhash
 
+from distdl.config.schema import RemoteConfig
 from distdl.data import catalog, descriptor, index, labels
-from distdl.data.dataset import CorruptSample, Dataset, Sample, read_component
+from distdl.data.audio import decode_audio, is_audio
+from distdl.data.catalog import Shard
+from distdl.data.component import read_component
 from distdl.data.descriptor import Descriptor, ShardEntry
-from distdl.data.image import decode_image, image_size, is_image
+from distdl.data.image import decode_image, is_image
 from distdl.data.index import Component, ShardIndex
+from distdl.data.remote import listing, places
+from distdl.data.remote.patience import NoSuchFile, RemoteFile
+from distdl.data.remote.places import Shards
 from distdl.data.shards import counted
 from distdl.errors import UserError
 from distdl.track.progress import Advance, progress
@@ -31,9 +35,9 @@ from distdl.track.progress import Advance, progress
 LABEL = "cls"
 _LONGEST_LABEL = 20  # bytes
 _MOST_PRINTED = 100
-_MOST_SIZES = 2000  # images whose size is read by show
-_MOST_CLASSES = 20  # printed by show, each on a line
-_SHEET_SIDE, _SHEET_CELL, _SHEET_TEXT = 8, 112, 16  # images a row and column, pixels a cell, pixels of its caption
+_PIECE = 8 << 20  # bytes that are fetched at once
+_FETCHERS = 4  # threads, at least
+_KINDS = {"image": is_image, "sound": is_audio}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,23 +76,96 @@ class Report:
         return "\n".join([*lines, f"{self.path}: {verdict} ({read}, {self.seconds:.1f} s)"])
 
 
-def verify(path: str | Path, index_folder: str | Path | None = None) -> Report:
-    """Checks every byte of a folder of tars, or of one tar. Raises UserError only when there is nothing to check."""
-    began, path = time.perf_counter(), Path(path)
-    tars, folders = catalog.find_tars(path), catalog.index_folders(path, index_folder)
-    report = Report(str(path), n_shards=len(tars))
-    listed = _verify_descriptor(path, tars, folders, report)
-    classes = listed.classes if listed else None
-    entries = {entry.name: entry for entry in listed.shards} if listed else {}
-    n_listed = sum(entry.n_samples for entry in listed.shards) if listed else None
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, progress("verifying", n_listed) as advance:
-        for tar in tars:
-            shard_index = _verify_shard(tar, folders, entries.get(tar.name), report)
-            if shard_index is not None:
-                report.n_samples += shard_index.n_samples
-                report.problems += _verify_samples(tar, shard_index, classes, pool, advance)
+def verify(path: Shards, index_folder: str | Path | None = None) -> Report:
+    """Checks every byte of a folder of tars, one tar, an address, or a list of them.
+
+    What lies elsewhere is fetched shard by shard, and none is kept. Raises UserError only if there is nothing to check.
+    """
+    began, report = time.perf_counter(), Report(places.shown(path))
+    local = places.one_local(path)
+    with (
+        TemporaryDirectory() as temporary,
+        ThreadPoolExecutor(max(_FETCHERS, len(os.sched_getaffinity(0)))) as pool,
+    ):
+        if local is not None:
+            found, classes, n_listed = _on_disk(local, index_folder, report)
+        else:
+            found, classes, n_listed = _elsewhere(path, index_folder, Path(temporary), pool, report)
+        with progress("verifying", n_listed) as advance:
+            for tar in found:
+                shard_index = _verify_shard(tar.path, tar.index_folders, tar.listed, report)
+                if shard_index is not None:
+                    report.n_samples += shard_index.n_samples
+                    report.problems += _verify_samples(tar.path, shard_index, classes, pool, advance)
     report.seconds = time.perf_counter() - began
     return report
+
+
+class _Tar(NamedTuple):
+    path: Path
+    index_folders: list[Path]
+    listed: ShardEntry | None
+
+
+_Found = tuple[Iterable[_Tar], list[str] | None, int | None]  # the tars, the classes, the number of samples
+
+
+def _on_disk(path: Path, index_folder: str | Path | None, report: Report) -> _Found:
+    tars, folders = catalog.find_tars(path), catalog.index_folders(path, index_folder)
+    report.n_shards = len(tars)
+    listed = _verify_descriptor(path, tars, folders, report)
+    entries = {entry.name: entry for entry in listed.shards} if listed else {}
+    n_listed = sum(entry.n_samples for entry in listed.shards) if listed else None
+    return [_Tar(tar, folders, entries.get(tar.name)) for tar in tars], listed.classes if listed else None, n_listed
+
+
+def _elsewhere(
+    path: Shards, index_folder: str | Path | None, into: Path, pool: ThreadPoolExecutor, report: Report
+) -> _Found:
+    remote = RemoteConfig()
+    shards, _, classes = listing.shards_of(places.places(path), index_folder, remote, False, as_remote=False)
+    report.n_shards = len(shards)
+
+    def found() -> Iterator[_Tar]:
+        for shard in shards:
+            entry = ShardEntry(
+                name=shard.tar.name,
+                n_samples=shard.n_samples,
+                size_bytes=shard.size_bytes,
+                md5=None,
+                xxh3=shard.xxh3,
+                index=shard.tar.name + index.SUFFIX,
+                excluded=shard.excluded,
+            )
+            if isinstance(shard.tar, Path):
+                beside = [shard.index.parent] if isinstance(shard.index, Path) else []
+                yield _Tar(shard.tar, beside, entry if beside else None)
+                continue
+            tar = into / shard.tar.name
+            try:
+                _fetch(shard, tar, pool)
+                yield _Tar(tar, [into], entry)
+            except NoSuchFile as error:
+                report.problems.append(Problem(shard=shard.tar.name, reason=error.what))
+            finally:
+                tar.unlink(missing_ok=True)
+                catalog.index_path(tar, into).unlink(missing_ok=True)
+
+    return found(), classes, sum(shard.n_samples for shard in shards)
+
+
+def _fetch(shard: Shard, tar: Path, pool: ThreadPoolExecutor) -> None:
+    """The shard and its index, as they are now. Raises NoSuchFile where there is no shard."""
+    assert isinstance(shard.tar, RemoteFile) and isinstance(shard.index, RemoteFile), "it is elsewhere"
+    remote, size = shard.tar, shard.tar.store.size(shard.tar.name)
+    with tar.open("wb") as file:
+
+        def piece(begin: int) -> None:
+            os.pwrite(file.fileno(), remote.read(begin, min(begin + _PIECE, size)), begin)
+
+        list(pool.map(piece, range(0, size, _PIECE)))
+    if (content := shard.index.read_whole()) is not None:
+        catalog.index_path(tar, tar.parent).write_bytes(content)
 
 
 def _verify_descriptor(path: Path, tars: list[Path], folders: list[Path], report: Report) -> Descriptor | None:
@@ -130,7 +207,7 @@ def _verify_shard(tar: Path, folders: list[Path], listed: ShardEntry | None, rep
         if shard_index and shard_index.tar_size != size:
             reason = f"the file has {size} bytes; when it was indexed it had {shard_index.tar_size}"
         report.problems.append(Problem(shard=tar.name, reason=reason))
-    elif listed and listed.md5 != md5:
+    elif listed and listed.md5 is not None and listed.md5 != md5:
         reason = f"its md5, by which wids knows it, is {md5}; {descriptor.FILE_NAME} has {listed.md5}"
         report.problems.append(Problem(shard=tar.name, reason=reason))
     if listed and shard_index and shard_index.n_samples != listed.n_samples:
@@ -149,9 +226,9 @@ def _verify_shard(tar: Path, folders: list[Path], listed: ShardEntry | None, rep
 def _verify_samples(
     tar: Path, shard_index: ShardIndex, classes: list[str] | None, pool: ThreadPoolExecutor, advance: Advance
 ) -> Iterator[Problem]:
-    """Every component against its checksum; images are decoded, labels compared with the classes."""
+    """Every component against its checksum; images and sounds are decoded, labels compared with the classes."""
     labelled = LABEL in shard_index.extensions
-    pictured = any(map(is_image, shard_index.extensions))
+    kinds = {kind: is_kind for kind, is_kind in _KINDS.items() if any(map(is_kind, shard_index.extensions))}
     file = os.open(tar, os.O_RDONLY)
     try:
 
@@ -166,8 +243,9 @@ def _verify_samples(
                 found.append(
                     Problem(shard=tar.name, key=key, component=LABEL, reason="is missing; other samples have it")
                 )
-            if pictured and not any(map(is_image, components)):
-                found.append(Problem(shard=tar.name, key=key, reason="has no image; other samples have one"))
+            for kind, is_kind in kinds.items():
+                if not any(map(is_kind, components)):
+                    found.append(Problem(shard=tar.name, key=key, reason=f"has no {kind}; other samples have one"))
             return found
 
         for found in pool.map(check, range(shard_index.n_samples)):
@@ -182,6 +260,8 @@ def _what_is_wrong(file: int, extension: str, component: Component, classes: lis
         data = read_component(file, component)
         if is_image(extension):
             decode_image(data, extension)
+        elif is_audio(extension):
+            decode_audio(data)
     except (ValueError, OSError) as error:
         return str(error)
     if extension != LABEL:
@@ -203,147 +283,3 @@ def _hash_file(path: Path) -> tuple[int, str, str]:
             md5.update(chunk)
             size += len(chunk)
     return size, digest.hexdigest(), md5.hexdigest()
-
-
-def show(path: str | Path, *, sheet: str | Path | None = None, index_folder: str | Path | None = None) -> str:
-    """What a corpus holds, as text; `sheet` names a PNG of up to 64 of its images to write. Raises UserError.
-
-    Labels of all samples are counted; sizes are read from up to 2,000 images spread over the corpus.
-    """
-    with Dataset.open(path, index_folder=index_folder, write_index=False) as dataset:
-        n_bytes = sum(shard.size_bytes for shard in dataset.shards)
-        lines = [
-            f"{path}: {counted(dataset.n_samples, 'sample')} in {counted(len(dataset.shards), 'shard')}, "
-            f"{n_bytes / 1e6:,.1f} MB",
-            f"identity    {dataset.identity}",
-        ]
-        extensions, labels = _count_components(dataset)
-        lines.append("components  " + ", ".join(f"{name} ({count:,})" for name, count in extensions.items()))
-        lines += _size_lines(dataset)
-        lines += _class_lines(labels, dataset.classes)
-        keys = [dataset.key(*dataset.locate(i)) for i in range(min(3, dataset.n_samples))]
-        lines.append(f"first keys  {', '.join(keys)}")
-        if sheet is not None:
-            _write_sheet(dataset, Path(sheet))
-            lines.append(f"sheet       {sheet}")
-    return "\n".join(lines)
-
-
-def _count_components(dataset: Dataset) -> tuple[Counter[str], Counter[bytes]]:
-    """How many samples have each component, and each label."""
-    extensions: Counter[str] = Counter()
-    labels: Counter[bytes] = Counter()
-    for shard, size in enumerate(dataset.sizes.tolist()):
-        for row in range(size):
-            components = dataset.index(shard).components(row)
-            extensions.update(components.keys())
-            if LABEL in components:
-                labels[_read(dataset, shard, row, (LABEL,)).components[LABEL].strip()] += 1
-    return extensions, labels
-
-
-def _read(dataset: Dataset, shard: int, row: int, only: Iterable[str]) -> Sample:
-    try:
-        return dataset.read(shard, row, tuple(only))
-    except CorruptSample as error:
-        raise UserError(
-            str(error), where=dataset.path, fix=f"`distdl data verify {dataset.path}` lists all that is damaged."
-        ) from None
-
-
-def _size_lines(dataset: Dataset) -> list[str]:
-    sizes, unreadable = [], 0
-    spread = np.unique(np.linspace(0, dataset.n_samples - 1, _MOST_SIZES).astype(np.int64)).tolist()
-    for _, extension, data in _images(dataset, spread):
-        try:
-            sizes.append(image_size(data, extension))
-        except ValueError:
-            unreadable += 1
-    lines = []
-    if sizes:
-        heights, widths = zip(*sizes)
-        of = "" if len(sizes) == dataset.n_samples else f", of {len(sizes):,} images"
-        lines.append(f"images      height {_spread(heights)}, width {_spread(widths)} (min/median/max{of})")
-    if unreadable:
-        lines.append(f"unreadable  {unreadable} images: `distdl data verify {dataset.path}`")
-    return lines
-
-
-def _images(dataset: Dataset, sample_ids: list[int]) -> Iterator[tuple[Sample, str, bytes]]:
-    """(sample with its image and label, extension of the image, bytes of the image) of those that have one."""
-    for sample_id in sample_ids:
-        shard, row = dataset.locate(sample_id)
-        extension = next((name for name in dataset.index(shard).components(row) if is_image(name)), None)
-        if extension is not None:
-            sample = _read(dataset, shard, row, (extension, LABEL))
-            yield sample, extension, sample.components[extension]
-
-
-def _spread(values: tuple[int, ...]) -> str:
-    return f"{min(values)}/{int(np.median(values))}/{max(values)}"
-
-
-def _class_lines(labels: Counter[bytes], classes: list[str] | None) -> list[str]:
-    """A line for each class, or for the first of many and a summary."""
-    if not labels:
-        return []
-    counts = {_class_name(label, classes): n for label, n in sorted(labels.items(), key=lambda item: _number(item[0]))}
-    for name in classes or []:
-        counts.setdefault(name, 0)
-    rarest, commonest = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-    fewest, most = f"{rarest} ({counts[rarest]:,})", f"{commonest} ({counts[commonest]:,})"
-    lines = [f"classes     {len(counts)}; fewest samples: {fewest}, most: {most}"]
-    width = max(map(len, itertools.islice(counts, _MOST_CLASSES)))
-    lines += [f"  {name:<{width}}  {n:,}" for name, n in itertools.islice(counts.items(), _MOST_CLASSES)]
-    if len(counts) > _MOST_CLASSES:
-        lines.append(f"  and {len(counts) - _MOST_CLASSES} more")
-    return lines
-
-
-def _number(label: bytes) -> tuple[int, bytes]:
-    return (int(label), b"") if label.isdigit() else (-1, label)
-
-
-def _class_name(label: bytes, classes: list[str] | None) -> str:
-    if classes is not None and label.isdigit() and int(label) < len(classes):
-        return classes[int(label)]
-    return label.decode("utf-8", "replace")
-
-
-def _write_sheet(dataset: Dataset, path: Path) -> None:
-    """A contact sheet: images spread over the corpus, each with its class."""
-    n_images = _SHEET_SIDE * _SHEET_SIDE
-    spread = np.unique(np.linspace(0, dataset.n_samples - 1, n_images).astype(np.int64)).tolist()
-    cells = []
-    for sample, extension, data in _images(dataset, spread):
-        try:
-            pixels = decode_image(data, extension)
-        except ValueError:
-            continue
-        label = sample.components.get(LABEL, b"").strip()
-        cells.append(_cell(pixels, _class_name(label, dataset.classes)))
-    if not cells:
-        raise UserError("there is no image that can be shown", where=dataset.path)
-    blank = np.full_like(cells[0], 255)
-    cells += [blank] * (-len(cells) % _SHEET_SIDE)
-    rows = [np.hstack(cells[start : start + _SHEET_SIDE]) for start in range(0, len(cells), _SHEET_SIDE)]
-    _, png = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
-    try:
-        path.write_bytes(png.tobytes())
-    except OSError as error:
-        raise UserError(f"can't write the sheet: {error.strerror}", where=str(path)) from error
-
-
-def _cell(pixels_HWC: npt.NDArray[np.uint8], caption: str) -> npt.NDArray[np.uint8]:
-    """An image, RGB, scaled to fit a cell, with a caption below it."""
-    cell = np.full((_SHEET_CELL + _SHEET_TEXT, _SHEET_CELL, 3), 255, np.uint8)
-    height, width = pixels_HWC.shape[:2]
-    scale = (_SHEET_CELL - 4) / max(height, width)
-    new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    scaled = cv2.resize(pixels_HWC, (new_width, new_height), interpolation=method)
-    top, left = (_SHEET_CELL - new_height) // 2, (_SHEET_CELL - new_width) // 2
-    cell[top : top + new_height, left : left + new_width] = scaled if scaled.ndim == 3 else scaled[:, :, None]
-    text = caption.encode("ascii", "replace").decode()[:18]
-    cv2.putText(cell, text, (2, _SHEET_CELL + 11), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (0, 0, 0), 1, cv2.LINE_AA)
-    return cell

@@ -11,9 +11,11 @@ import numpy as np
 import xxhash
 
 from distdl.config.sources import SourceConfig, TrainSplitConfig
+from distdl.data.iterable import OwnIterable
 from distdl.data.order import Int64s, Rows
 from distdl.data.own import OwnDataset
 from distdl.data.samples import Example, ShardSamples, Stored
+from distdl.data.stages import StagedSamples
 from distdl.errors import UserError
 
 Source = Stored | OwnDataset
@@ -59,7 +61,7 @@ class Mixture:
             source.close()
 
 
-AnyDataset = Source | Mixture
+AnyDataset = Source | OwnIterable | Mixture
 
 
 class MixedSamples:
@@ -73,10 +75,10 @@ class MixedSamples:
             for name, source in mixture.sources.items()
         }
 
-    def example(self, sample_id: int) -> Example:
+    def example(self, sample_id: int, key: int = 0) -> Example:
         """Raises BadSample as its source does."""
         name, own_id = self._mixture.locate(sample_id)
-        example = self._samples[name].example(own_id)
+        example = self._samples[name].example(own_id, key)
         example.name = f"{name}: {example.name}"
         return example
 
@@ -86,7 +88,7 @@ class MixedSamples:
             samples.announce(self._mixture.only(name, ids).tolist())
 
 
-Samples = ShardSamples | OwnDataset | MixedSamples
+Samples = ShardSamples | StagedSamples | OwnDataset | OwnIterable | MixedSamples
 
 
 def samples_of(dataset: AnyDataset, split: SourceConfig, where: str, *, has_label: bool) -> Samples:
@@ -96,9 +98,10 @@ def samples_of(dataset: AnyDataset, split: SourceConfig, where: str, *, has_labe
     """
     if isinstance(dataset, Mixture):
         return MixedSamples(dataset, split, where, has_label=has_label)
-    if isinstance(dataset, OwnDataset):
+    if isinstance(dataset, OwnDataset | OwnIterable):
         return dataset
-    return ShardSamples(dataset, split, where, split.label if has_label else None)
+    label = split.label if has_label else None
+    return (StagedSamples if split.stages else ShardSamples)(dataset, split, where, label)
 
 
 def _check_classes(sources: dict[str, Source], where: str) -> None:

@@ -1,9 +1,10 @@
 """A dataset of one's own instead of shards: any object with `__len__` and `__getitem__(i)`.
 
 An item is (image, label) or {"image": ..., "label": ...}. The image is uint8, (height, width[, 1 or 3]), as a numpy
-array or a torch tensor, or a PIL image; the label is what the task's label rule takes as a value. So torch datasets
-work as they are, without their transforms to tensors. `__getitem__` is called from several threads (data.workers), and
-an exception in it makes a bad sample. `classes` (names) and `targets` (all labels) are used if the object has them.
+array or a torch tensor, or a PIL image, or the bytes of a file; the label is what the task's label rule takes as a
+value. So torch datasets work as they are, without their transforms to tensors. `__getitem__` is called from several
+threads (data.workers), and an exception in it makes a bad sample. `classes` (names) and `targets` (all labels) are used
+if the object has them.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xxhash
+from torch.utils.data import IterableDataset
 
 from distdl import registry
 from distdl.config.sources import SourceConfig
@@ -33,38 +35,28 @@ class OwnDataset:
     @classmethod
     def open(cls, split: SourceConfig, where: str) -> "OwnDataset":
         """Calls the function or class that `split.dataset` names. Raises UserError if that is no dataset, or empty."""
+        return cls.of(items_of(split), split, where)
+
+    @classmethod
+    def of(cls, items: Any, split: SourceConfig, where: str) -> "OwnDataset":
         where = f"{where}.dataset: {split.dataset}"
-        assert split.dataset is not None, "a split has shards or a dataset"
-        function = registry.resolve(split.dataset, registry.DATASETS, "dataset")
-        items = registry.call_with_args(function, split.args, f"dataset '{split.dataset}'")
-        if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
-            raise UserError(
-                f"this is a {type(items).__name__} without __len__ or __getitem__",
-                where=where,
-                fix="Name a function or class that returns an object with both: its length, and item i.",
-            )
+        if not is_indexed(items):
+            fix = "Name a function or class that returns an object with both: its length, and item i."
+            if hasattr(items, "__iter__"):
+                fix = "An iterable serves for training alone, where its order is not told. Name its shards by `shards`."
+            raise UserError(f"this is a {type(items).__name__} without __len__ or __getitem__", where=where, fix=fix)
         if len(items) == 0:
             raise UserError("there are no samples in it", where=where)
-        what = json.dumps([split.dataset, split.args, len(items)], sort_keys=True)
-        return cls(items, split.dataset, xxhash.xxh3_128_hexdigest(what.encode()))
+        return cls(items, str(split.dataset), identity(split, len(items)))
 
-    def example(self, sample_id: int) -> Example:
+    def example(self, sample_id: int, key: int = 0) -> Example:
         """Raises BadSample if the item can't be had, and UserError if it is not an image with a label."""
-        name = f"item {sample_id} of {self.path}"
+        key_of = f"item {sample_id}"
         try:
             item = self._items[sample_id]
         except Exception as error:  # the user's code, whose way to say "this one is damaged" this is
-            raise BadSample(self.path, f"item {sample_id}", "", f"{type(error).__name__}: {error}") from error
-        if isinstance(item, dict):
-            image, label = item.get("image"), item.get("label")
-        elif isinstance(item, tuple | list) and len(item) == 2:
-            image, label = item
-        else:
-            raise UserError(
-                f"{name} is a {type(item).__name__}",
-                fix='An item is (image, label) or {"image": image, "label": label}.',
-            )
-        return Example(name, self._pixels(image, name), label)
+            raise BadSample(self.path, key_of, "", f"{type(error).__name__}: {error}") from error
+        return example_of(item, self.path, key_of)
 
     def labels(self) -> list[Any]:
         """The labels of all samples, which takes every image where the object has no `targets`; None for bad ones."""
@@ -88,16 +80,58 @@ class OwnDataset:
     def close(self) -> None:
         """There is nothing of ours to close."""
 
-    def _pixels(self, image: Any, name: str) -> Pixels:
+
+def items_of(split: SourceConfig) -> Any:
+    """What the function or class that `split.dataset` names returns."""
+    assert split.dataset is not None, "a split has shards or a dataset"
+    function = registry.resolve(split.dataset, registry.DATASETS, "dataset")
+    return registry.call_with_args(function, split.args, f"dataset '{split.dataset}'")
+
+
+def is_indexed(items: Any) -> bool:
+    """Whether item i can be asked for. torch's IterableDataset inherits a __getitem__ that only raises."""
+    return hasattr(items, "__len__") and hasattr(items, "__getitem__") and not isinstance(items, IterableDataset)
+
+
+def identity(split: SourceConfig, n_samples: int) -> str:
+    what = json.dumps([split.dataset, split.args, n_samples], sort_keys=True)
+    return xxhash.xxh3_128_hexdigest(what.encode())
+
+
+def example_of(item: Any, source: str, key: str) -> Example:
+    """Raises BadSample for an image that can't be decoded, and UserError for what is not an image with a label."""
+    name = f"{key} of {source}"
+    if isinstance(item, dict):
+        image, label = item.get("image"), item.get("label")
+    elif isinstance(item, tuple | list) and len(item) == 2:
+        image, label = item
+    else:
+        raise UserError(
+            f"{name} is a {type(item).__name__}",
+            fix='An item is (image, label) or {"image": image, "label": label}.',
+        )
+    return Example(name, image_of(image, source, key), label, key=key, shard=source)
+
+
+def image_of(image: Any, source: str, key: str, component: str = "") -> bytes | Pixels:
+    """Of a file's bytes, an array, a tensor or a PIL image.
+
+    Raises BadSample if it is damaged, UserError if it isn't uint8 pixels.
+    """
+    if isinstance(image, bytes):
+        return image
+    try:  # PIL decodes an image when it is first asked for its pixels
         if hasattr(image, "mode") and hasattr(image, "convert") and image.mode not in _READY_MODES:
             image = image.convert("RGB")
         pixels = np.asarray(image)
-        if pixels.ndim == 2:
-            pixels = pixels[:, :, None]
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
-            raise UserError(
-                f"the image of {name} is {pixels.dtype} of shape {pixels.shape}",
-                fix="Images are uint8, (height, width) or (height, width, 1 or 3), before any normalisation; "
-                "transforms belong into the config.",
-            )
-        return pixels
+    except Exception as error:
+        raise BadSample(source, key, component, f"{type(error).__name__}: {error}") from error
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
+        raise UserError(
+            f"the image of {key} of {source} is {pixels.dtype} of shape {pixels.shape}",
+            fix="Images are uint8, (height, width) or (height, width, 1 or 3), before any normalisation; "
+            "transforms belong into the config.",
+        )
+    return pixels

@@ -15,7 +15,7 @@ from distdl.errors import UserError
 
 
 class Samples(Protocol):
-    def example(self, sample_id: int) -> Example: ...
+    def example(self, sample_id: int, key: int = 0) -> Example: ...
 
 
 @dataclass(frozen=True, slots=True)

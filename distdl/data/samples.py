@@ -89,7 +89,7 @@ class ShardSamples:
         self._images = (split.image,) if split.image else self._find_image_components()
         self._read = (*self._images, label) if label else self._images
 
-    def example(self, sample_id: int) -> Example:
+    def example(self, sample_id: int, key: int = 0) -> Example:
         """Raises BadSample if a component is missing or damaged."""
         number, row = self._dataset.locate(sample_id)
         try:

@@ -4,8 +4,8 @@
     FILE        a text file with a number from 0 on for each sample, a line each, in the order of sample ids: shards
                 sorted by name, and in each the order of its samples
 
-Labels are read once and kept in `labels-COMPONENT-IDENTITY.bin` beside the shards' indexes: xxh3-64, then int64. A
-sample whose label can't be read is never drawn.
+Labels are read once and kept in `labels-COMPONENT-IDENTITY.bin` beside the shards' indexes, of shards elsewhere in this
+user's cache: xxh3-64, then int64. A sample whose label can't be read is never drawn.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ from distdl.data.folder import FolderDataset
 from distdl.data.own import OwnDataset
 from distdl.data.samples import Stored
 from distdl.errors import UserError, did_you_mean
-from distdl.run.folder import write_atomic
+from distdl.run.folder import user_cache, write_atomic
 
 _NAMES = ("natural", "balanced")
-_READERS = 8  # threads: what is waited for is the disk
+_READERS, _READERS_ELSEWHERE = 8, 32  # threads: what is waited for is the disk, or the network
 _UNREADABLE = -1
 
 
@@ -91,8 +91,9 @@ def _weight(line: str) -> float:
 
 def _kept_labels(dataset: Dataset, split: SplitConfig) -> Int64s:
     """(N,) class numbers, _UNREADABLE where there is none: from the file that an earlier run left, or read anew."""
-    names = f"labels-{split.label}-{dataset.identity}.bin"
-    paths = [folder / names for folder in catalog.index_folders(Path(dataset.path), split.index)]
+    name = f"labels-{split.label}-{dataset.identity}.bin"
+    folders = [user_cache()] if dataset.streaming else catalog.index_folders(Path(dataset.path), split.index)
+    paths = [folder / name for folder in folders]
     for path in paths:
         with contextlib.suppress(OSError):
             content = path.read_bytes()
@@ -102,6 +103,7 @@ def _kept_labels(dataset: Dataset, split: SplitConfig) -> Int64s:
     found = _read_labels(dataset, split.label)
     packed = found.astype("<i8").tobytes()
     with contextlib.suppress(OSError):  # where nothing can be written they are read again the next time
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
         write_atomic(paths[0], xxhash.xxh3_64_digest(packed) + packed)
     return found
 
@@ -115,7 +117,7 @@ def _read_labels(dataset: Dataset, component: str) -> Int64s:
         name = f"{sample.key} in {sample.shard}"
         return _class(sample.components.get(component), name)
 
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(_READERS_ELSEWHERE if dataset.streaming else _READERS) as pool:
         chunks = pool.map(
             lambda first: [read(i) for i in range(first, min(first + 1000, dataset.n_samples))],
             range(0, dataset.n_samples, 1000),

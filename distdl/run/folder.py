@@ -147,6 +147,11 @@ def split_step(text: str) -> tuple[str, str | None]:
     return (match[1], match[2]) if match else (text, None)
 
 
+def user_cache() -> Path:
+    """Where what can be made again is kept for this user's next run."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distdl"
+
+
 def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 

@@ -14,6 +14,7 @@ from distdl.config.schema import Config
 from distdl.config.sources import SourceConfig
 from distdl.data.dataset import Dataset
 from distdl.data.folder import FolderDataset
+from distdl.data.iterable import OwnIterable
 from distdl.data.mixture import AnyDataset, Mixture, Source
 from distdl.data.order import Plan, Rows
 from distdl.data.own import OwnDataset
@@ -140,7 +141,7 @@ def _lines(rows: Rows, row: int, where: str, config: Config, dataset: AnyDataset
         name, sample_id = dataset.locate(sample_id)
         dataset = dataset.sources[name]
         lines.append(f"source      {name}, its sample {sample_id}")
-    if isinstance(dataset, OwnDataset):
+    if isinstance(dataset, OwnDataset | OwnIterable):
         return [*lines, f"item        {sample_id} of {dataset.path}"]
     shard, row_in_shard = dataset.locate(sample_id)
     if isinstance(dataset, FolderDataset):

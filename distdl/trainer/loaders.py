@@ -11,11 +11,12 @@ from distdl.comm import collectives, messages
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config, DataConfig
 from distdl.config.sources import SourceConfig, SplitConfig, TrainSplitConfig
-from distdl.data import labels, sampling
+from distdl.data import labels, reading_speed, sampling
 from distdl.data.dataset import Dataset
 from distdl.data.draws import Float64s
 from distdl.data.engine import Loader
 from distdl.data.folder import FolderDataset
+from distdl.data.iterable import OwnIterable, open_own
 from distdl.data.mixture import AnyDataset, Mixture, Source
 from distdl.data.mixture_order import MixturePlan
 from distdl.data.order import Plan
@@ -39,6 +40,12 @@ class LoaderFactory:
 
     def __call__(self, split: SplitConfig, where: str, dataset: AnyDataset, plan: Plan | None) -> Loader:
         data = self.config.data
+        if isinstance(dataset, OwnIterable) and isinstance(self._workers, Processes):
+            raise UserError(
+                "an iterable is read by the training process, which alone knows how far it is",
+                where="data.worker_type: process",
+                fix="Use data.worker_type: thread; or name the shards by data.train.shards, which processes share.",
+            )
         # A stand-in would count a sample twice in an evaluation: there, substitute means mask.
         policy = "mask" if plan is None and data.bad_sample == "substitute" else data.bad_sample
         growing = self.config.train.resolution if plan else None
@@ -62,16 +69,22 @@ class LoaderFactory:
         loaders = {}
         for name, split in self.config.data.eval_sets.items():
             where = "data.eval" if name == "eval" else f"data.eval.{name}"
-            loaders[name] = self(split, where, open_dataset(split, where, self.config.data), None)
+            dataset = open_dataset(split, where, self.config.data, for_training=False)
+            loaders[name] = self(split, where, dataset, None)
         return loaders
 
 
-def open_dataset(split: SplitConfig, where: str, data: DataConfig) -> AnyDataset:
+def open_dataset(split: SplitConfig, where: str, data: DataConfig, *, for_training: bool = True) -> AnyDataset:
     """Rank 0 first: it writes the missing index files, or downloads, what the others then find."""
-    return messages.rank0_first(lambda: _opened(split, where, data))
+    dataset = messages.rank0_first(lambda: _opened(split, where, data, for_training=for_training))
+    if isinstance(dataset, OwnIterable):
+        dataset.compare(messages.gather_json(dataset.first_digest()))
+    return dataset
 
 
-def _opened(split: SplitConfig, where: str, data: DataConfig) -> AnyDataset:
+def _opened(split: SplitConfig, where: str, data: DataConfig, *, for_training: bool) -> AnyDataset:
+    if split.dataset is not None and for_training:
+        return open_own(split, where, data.draws)
     if not isinstance(split, TrainSplitConfig) or not split.mixture:
         return _open_source(split, where, data)
     sources = {name: _open_source(of, f"{where}.mixture.{name}", data) for name, of in split.mixture.items()}
@@ -93,7 +106,7 @@ def _open_source(split: SourceConfig, where: str, data: DataConfig) -> Source:
 
 def _opened_again(split: SplitConfig, data: DataConfig, identity: str, where: str) -> AnyDataset:
     """In a worker process. Raises UserError if it is not the dataset that its parent has."""
-    dataset = _opened(split, where, data)
+    dataset = _opened(split, where, data, for_training=where == "data.train")
     if dataset.identity != identity:
         raise UserError("the data has changed since this run began", where=f"{where}: {split.source}")
     return dataset
@@ -116,8 +129,12 @@ def build_plan(config: Config, dataset: AnyDataset) -> Plan:
     return Plan(dataset.sizes, weights=_shared_weights(config.data, dataset), **settings)
 
 
-def _shared_weights(config: DataConfig, dataset: Source) -> Float64s | None:
+def _shared_weights(config: DataConfig, dataset: Source | OwnIterable) -> Float64s | None:
     """Rank 0's, on all workers: they must not differ by a bit."""
+    if isinstance(dataset, OwnIterable):
+        if config.sampling != "natural":
+            raise UserError("an iterable decides itself what it gives", where="data.sampling", fix="Leave it out.")
+        return None
     if config.sampling == "natural":
         if config.draws:
             raise UserError(
@@ -130,6 +147,15 @@ def _shared_weights(config: DataConfig, dataset: Source) -> Float64s | None:
     messages.on_rank0(lambda: found.append(sampling.weights_of(config, dataset)))
     weights = torch.from_numpy(found[0]) if found else torch.zeros(dataset.n_samples, dtype=torch.float64)
     return collectives.broadcast_(weights).numpy()
+
+
+def remarks(dataset: AnyDataset) -> list[str]:
+    """What whoever starts a run should know of its training data. Rank 0 only: a folder's files are tried."""
+    found = dataset.remarks() if isinstance(dataset, OwnIterable) else []
+    for source in dataset.sources.values() if isinstance(dataset, Mixture) else [dataset]:
+        if isinstance(source, FolderDataset) and (speed := reading_speed.measured(source)):
+            found.append(f"{source.path}: {speed}")
+    return found
 
 
 def share_of_cores(world: WorldInfo) -> int:

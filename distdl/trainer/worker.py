@@ -34,7 +34,7 @@ from distdl.run.folder import RunFolder, find, split_step, write_json
 from distdl.run.open import OpenRun, open_run
 from distdl.track import NullTracker, Tracker, jsonl
 from distdl.track.console import closing_summary
-from distdl.trainer import loop, micro_batch, setup
+from distdl.trainer import loaders, loop, micro_batch, setup
 from distdl.trainer.profile import Profile, traced
 from distdl.trainer.quarantine import Quarantine
 from distdl.trainer.setup import Run
@@ -282,6 +282,7 @@ def _describe(run: Run, folder: RunFolder, say: Callable[[str], None]) -> None:
     if 0 < len(without) < len({worker["host"] for worker in workers}):
         say(f"warning: only some hosts have the native JPEG decoder, and others round otherwise: {sorted(without)}")
     if run.world.rank == 0:  # rank 0 only
+        remarks = loaders.remarks(run.train_loader.dataset)
         write_environment(
             folder,
             workers,
@@ -289,7 +290,10 @@ def _describe(run: Run, folder: RunFolder, say: Callable[[str], None]) -> None:
             micro_batch=run.state.micro_batch,
             cuda=torch.version.cuda,
             cudnn=torch.backends.cudnn.version(),
+            data=remarks,
         )
+        for remark in remarks:
+            say(remark)
     n_parameters = sum(p.numel() for p in run.engine.model.parameters())
     n_workers = run.world.world_size
     say(

@@ -93,7 +93,7 @@ def test_without_threads_of_its_own_the_caller_s_does_the_work_when_the_batch_is
     reading, did = loader(packed(), workers=0), []
     samples = reading._filler._samples
     real = samples.example
-    samples.example = lambda sample_id: did.append(threading.current_thread()) or real(sample_id)
+    samples.example = lambda *given: did.append(threading.current_thread()) or real(*given)
 
     stream = reading.stream(sequential_rows(20, b, 8) for b in range(3))
 

@@ -1,6 +1,7 @@
 """verify finds and names any damage; show says what a corpus holds."""
 
 import dataclasses
+import io
 import os
 import random
 import shutil
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from distdl.data import descriptor
-from distdl.data.inspect import Problem, show, verify
+from distdl.data.inspect import Problem, verify
 from distdl.data.shards import RawSample, index_folder, write_shards
+from distdl.data.show import show
 from distdl.errors import UserError
 
 CLASSES = ["ant", "bee", "fly"]
@@ -236,3 +238,42 @@ def test_a_corpus_without_images_has_no_sheet(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="no image that can be shown"):
         show(tmp_path / "corpus", sheet=tmp_path / "sheet.png")
+
+
+# --- sounds ---
+
+
+def write_sounds(folder: Path, n: int, extra: dict[str, bytes] | None = None) -> Path:
+    """Sound i lasts i + 1 quarters of a second, at 8 kHz."""
+    soundfile = pytest.importorskip("soundfile")
+    samples: list[RawSample] = []
+    for i in range(n):
+        file = io.BytesIO()
+        soundfile.write(file, np.zeros(2000 * (i + 1), np.int16), 8000, format="FLAC")
+        samples.append({"__key__": f"s{i}", "flac": file.getvalue(), "txt": "nothing is said"})
+    write_shards([*samples, *([{"__key__": "odd", **extra}] if extra else [])], folder, classes=None, kind="test")
+    return folder
+
+
+def test_sounds_are_decoded(tmp_path: Path) -> None:
+    sound = write_sounds(tmp_path / "sound", 3)
+    damaged = write_sounds(tmp_path / "damaged", 3, {"flac": b"fLaC", "txt": b""})
+    silent = write_sounds(tmp_path / "silent", 3, {"txt": b"where is it?"})
+
+    assert verify(sound).problems == []
+    (problem,) = verify(damaged).problems
+    assert (problem.key, problem.component) == ("odd", "flac") and "not a sound that can be decoded" in problem.reason
+    assert [each.reason for each in verify(silent).problems] == ["has no sound; other samples have one"]
+
+
+def test_show_counts_hours_and_says_where_it_did_not_look_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = write_sounds(tmp_path / "sound", 8, {"flac": b"fLaC"})
+
+    text = show(corpus)
+
+    assert "sounds      0.00 hours; 0.25/1.25/2.00 s (min/median/max); 8000 Hz" in text
+    assert "unreadable  1 sounds" in text and "images" not in text
+    monkeypatch.setattr("distdl.data.show._MOST_SIZES", 2)
+    assert "about 0.0 hours, from 1 sounds" in show(corpus)

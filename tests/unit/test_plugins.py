@@ -72,8 +72,8 @@ def test_each_kind_has_its_decorator():
 
     found, problems = plugins.scan(text)
 
-    assert {kind for kind, _ in found} == {"model", "task", "dataset", "transform", "optimiser", "schedule"}
-    assert list(found.values()) == [2, 4, 6, 8, 10, 12] and not problems
+    assert {kind for kind, _ in found} == {"model", "task", "dataset", "stage", "transform", "optimiser", "schedule"}
+    assert list(found.values()) == [2, 4, 6, 8, 10, 12, 14] and not problems
     assert all(hasattr(distdl, word) for word in registry.KINDS)
 
 

@@ -9,6 +9,7 @@ from web import Web
 
 from distdl.config.schema import RemoteConfig
 from distdl.data.dataset import Dataset
+from distdl.data.shards import index_folder
 from distdl.errors import UserError
 
 NO_CACHE = RemoteConfig(cache_gb=0, deadline="5 s")
@@ -55,6 +56,17 @@ def test_the_same_corpus_wherever_its_shards_lie(corpus, web, tmp_path):
             assert dataset.identity == there.identity, form
             assert dataset.shard_names == there.shard_names
             assert contents(dataset) == expected, form
+
+
+def test_samples_that_are_left_out_make_it_another_corpus_wherever_it_lies(web, corpus, tmp_path):
+    whole = Dataset.open(web.url, remote=NO_CACHE).identity
+    left_out = tmp_path / "quarantine.jsonl"
+    left_out.write_text('{"shard": "000001.tar", "key": "00009"}\n')
+    index_folder(corpus, excluded_by=[left_out], say=lambda message: None)
+
+    near, far = Dataset.open(corpus), Dataset.open(web.url, remote=NO_CACHE)
+
+    assert far.identity == near.identity != whole and far.n_samples == near.n_samples == N_SAMPLES - 1
 
 
 def test_the_classes_come_with_a_packed_corpus(web, corpus):

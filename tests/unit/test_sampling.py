@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 import tiny
+from web import Web
 
-from distdl.config.schema import DataConfig
+from distdl.config.schema import DataConfig, RemoteConfig
 from distdl.data import sampling, shards
 from distdl.data.dataset import Dataset
 from distdl.data.own import OwnDataset
@@ -47,6 +48,22 @@ def test_labels_are_read_once_and_kept_beside_the_indexes(open_corpus, monkeypat
     monkeypatch.setattr(corpus, "read", lambda *arguments, **options: pytest.fail("read again"))
 
     assert (weights(corpus) == first).all()
+
+
+def test_labels_of_shards_elsewhere_are_read_by_their_ranges_and_kept_in_the_users_cache(
+    open_corpus, tmp_path, monkeypatch
+):
+    near = weights(open_corpus())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with Web(tmp_path / "corpus") as web:
+        for is_read in (True, False):  # once
+            web.requests.clear()
+            far = Dataset.open(web.url, remote=RemoteConfig(cache_gb=0))
+            with far:
+                assert (weights(far) == near).all()
+            assert any(asked.name.endswith(".tar") for asked in web.requests) == is_read
+
+    assert [path.name for path in (tmp_path / "cache" / "distdl").iterdir()] == [f"labels-cls-{far.identity}.bin"]
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: content[:-1] + b"\x07"])

@@ -24,7 +24,7 @@ import xxhash
 
 from distdl.config.schema import RemoteConfig
 from distdl.errors import UserError
-from distdl.run.folder import write_atomic
+from distdl.run.folder import user_cache, write_atomic
 
 CHUNK = 1 << 20  # bytes: what one request brings; small, so that a sample that is waited for gets through
 NEVER = 1 << 62  # a next use that nobody knows of
@@ -46,7 +46,7 @@ def default_folder() -> Path:
     """On the node's own disk, where a job has one: $TMPDIR, or else the user's cache folder."""
     if folder := os.environ.get("TMPDIR"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distdl"
+    return user_cache()
 
 
 class Cache:

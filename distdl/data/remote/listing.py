@@ -94,6 +94,7 @@ def _as_remote(shard: Shard, opened: Callable[[str], PatientStore]) -> Shard:
         n_samples=shard.n_samples,
         size_bytes=shard.size_bytes,
         xxh3=shard.xxh3,
+        excluded=shard.excluded,
     )
 
 
@@ -120,6 +121,7 @@ def remote_shards(
                 n_samples=entries[name].n_samples,
                 size_bytes=entries[name].size_bytes,
                 xxh3=entries[name].xxh3,
+                excluded=entries[name].excluded,
             )
             for name in names
         ], listed.classes

@@ -1,0 +1,157 @@
+"""Bytes of a sound -> samples, int16 of shape (samples, channels), and their rate in Hz.
+
+WAV of 16-bit PCM is read without a decoder, and without a copy; FLAC, OGG, MP3 and the other kinds of WAV by soundfile
+(`pip install 'distdl[audio]'`), outside the GIL. int16 is what a corpus has, and half of what float32 would move. Which
+format it is follows from the first bytes, not from the name. Damaged data raises; it never comes back as a part.
+"""
+
+import io
+import struct
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from distdl.errors import UserError
+
+AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "opus", "mp3")
+
+Samples = npt.NDArray[np.int16]
+
+_MOST_SAMPLES = 1 << 30  # of all channels: 18 hours at 16 kHz
+_UNKNOWN_LENGTH = 2**63 - 1  # <sndfile.h>: SF_COUNT_MAX
+_NO_LENGTH = "its header does not say how long it is: encode it into a file, not into a pipe"
+_PCM, _EXTENSIBLE = 1, 0xFFFE  # <mmreg.h>
+_UNKNOWN_SIZE = 0xFFFFFFFF  # of a WAV that was written into a pipe
+_OGG_PAGE_HEADER, _OGG_FLAGS, _OGG_LAST_PAGE = 27, 5, 4  # RFC 3533, section 6
+
+
+class Length(NamedTuple):
+    n_samples: int  # of each channel
+    n_channels: int
+    rate_hz: int
+
+    @property
+    def seconds(self) -> float:
+        return self.n_samples / self.rate_hz
+
+
+def is_audio(extension: str) -> bool:
+    """Whether a component is a sound, by the last part of its extension: "flac", "left.wav"."""
+    return extension.rpartition(".")[2] in AUDIO_EXTENSIONS
+
+
+def decode_audio(data: bytes) -> tuple[Samples, int]:
+    """(int16 of shape (samples, channels), rate in Hz). The samples may be a view of `data`, which can't be written.
+
+    Of 24 and 32 bits the upper 16 are kept; floats are scaled so that 1.0 is 32768, rounded and clipped. Raises
+    ValueError with the reason for data that can't be decoded whole, UserError where soundfile is needed and missing.
+    """
+    if (wav := _read_wav(data)) is not None and wav.is_pcm16:
+        count = wav.size // (2 * wav.n_channels) * wav.n_channels
+        return _checked(np.frombuffer(data, "<i2", count, wav.begin).reshape(-1, wav.n_channels)), wav.rate_hz
+    _check_ogg(data)
+    with _opened(data) as file:
+        if file.subtype.startswith(("PCM", "ULAW", "ALAW")):
+            return _checked(_read(file, "int16")), file.samplerate
+        scaled = np.round(_read(file, "float32") * np.float32(32768))  # libsndfile's own conversion wraps round
+        return _checked(np.clip(scaled, -32768, 32767).astype(np.int16)), file.samplerate
+
+
+def audio_length(data: bytes) -> Length:
+    """Read off the header. Raises as decode_audio, but not for damage further in."""
+    if (wav := _read_wav(data)) is not None and wav.is_pcm16:
+        return Length(wav.size // (2 * wav.n_channels), wav.n_channels, wav.rate_hz)
+    with _opened(data) as file:
+        if file.frames == _UNKNOWN_LENGTH:
+            raise ValueError(_NO_LENGTH)
+        return Length(file.frames, file.channels, file.samplerate)
+
+
+# --- WAV ---
+
+
+class _Wav(NamedTuple):
+    is_pcm16: bool
+    n_channels: int
+    rate_hz: int
+    begin: int  # of the samples
+    size: int  # of the samples in bytes
+
+
+def _read_wav(data: bytes) -> _Wav | None:
+    """The chunks `fmt ` and `data` of a RIFF file; None for any other."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+        return None
+    at, is_pcm16, n_channels, rate_hz = 12, False, 0, 0
+    while at + 8 <= len(data):
+        name, (size,) = data[at : at + 4], struct.unpack_from("<I", data, at + 4)
+        at += 8
+        if name == b"fmt " and size >= 16 and at + size <= len(data):
+            kind, n_channels, rate_hz, _, per_sample, bits = struct.unpack_from("<HHIIHH", data, at)
+            if kind == _EXTENSIBLE and size >= 26:
+                (kind,) = struct.unpack_from("<H", data, at + 24)
+            is_pcm16 = kind == _PCM and bits == 16 and n_channels > 0 and per_sample == 2 * n_channels and rate_hz > 0
+        elif name == b"data":
+            there = len(data) - at
+            if size != _UNKNOWN_SIZE and size > there:
+                raise ValueError(f"the sound ends after {there:,} of its {size:,} bytes")
+            return _Wav(is_pcm16, n_channels, rate_hz, at, min(size, there))
+        at += size + size % 2
+    raise ValueError("a WAV without samples: it has no chunk 'data'")
+
+
+# --- what soundfile decodes ---
+
+
+def _opened(data: bytes) -> Any:
+    soundfile = _soundfile()
+    try:
+        return soundfile.SoundFile(io.BytesIO(data))
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"not a sound that can be decoded: {error.error_string.rstrip('.')}") from None
+
+
+def _read(file: Any, dtype: str) -> npt.NDArray[Any]:
+    """(samples, channels), as many as the header says."""
+    if file.frames == _UNKNOWN_LENGTH:
+        raise ValueError(_NO_LENGTH)
+    if file.frames * file.channels > _MOST_SAMPLES:
+        raise ValueError(f"more than {_MOST_SAMPLES:,} samples")
+    samples = np.empty((file.frames, file.channels), dtype)
+    try:
+        n_read = file.buffer_read_into(samples, dtype)
+    except _soundfile().LibsndfileError as error:
+        raise ValueError(f"it is damaged: {error.error_string.rstrip('.')}") from None
+    if n_read < file.frames:
+        raise ValueError(f"the sound ends after {n_read:,} of its {file.frames:,} samples")
+    return samples
+
+
+def _check_ogg(data: bytes) -> None:
+    """Raises ValueError unless the last page is there and whole: soundfile returns what is left of the others."""
+    if not data.startswith(b"OggS"):
+        return
+    page = data.rfind(b"OggS")
+    lengths = page + _OGG_PAGE_HEADER
+    whole = lengths <= len(data) and lengths + data[lengths - 1] <= len(data)
+    end = lengths + data[lengths - 1] + sum(data[lengths : lengths + data[lengths - 1]]) if whole else 0
+    if not whole or end > len(data) or not data[page + _OGG_FLAGS] & _OGG_LAST_PAGE:
+        raise ValueError("the sound is cut off: its last OGG page is missing")
+
+
+def _checked(samples: Samples) -> Samples:
+    if not len(samples):
+        raise ValueError("the sound has no samples")
+    return samples
+
+
+def _soundfile() -> ModuleType:
+    try:
+        import soundfile
+    except ImportError as error:
+        raise UserError(
+            "sounds other than WAV of 16 bits need the package soundfile", fix="pip install 'distdl[audio]'"
+        ) from error
+    return soundfile

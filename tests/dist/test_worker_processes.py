@@ -96,6 +96,41 @@ def test_they_fill_the_batches_that_threads_fill(tmp_path, loader, bad_sample):
     assert sum(len(problems) for _, problems in found) > 3
 
 
+def write_images(folder):
+    for name, value in (("a", 10), ("b", 200)):
+        (folder / name).mkdir(parents=True)
+        for i in range(12):
+            cv2.imwrite(str(folder / name / f"{i}.png"), np.full((4, 4), value + i, np.uint8))
+    return folder
+
+
+def halved(samples):
+    for sample in samples:
+        yield sample | {"png": cv2.imdecode(np.frombuffer(sample["png"], np.uint8), -1) // 2}
+
+
+@pytest.mark.parametrize("source", ["folder", "mixture", "stages"])
+def test_they_open_any_source_again(tmp_path, source):
+    shards, images = str(tiny.write_corpus(tmp_path / "corpus", 40)), str(write_images(tmp_path / "images"))
+    train = {
+        "folder": {"folder": images},
+        "mixture": {"mixture": {"one": {"shards": shards, "weight": 3}, "other": {"folder": images}}},
+        "stages": {"shards": shards, "stages": [{"test_worker_processes:halved": None}]},
+    }[source]
+
+    def images_by(worker_type):
+        settings = {"data.train": train, "data.workers": 2, "data.worker_type": worker_type}
+        run = tiny.build(tiny.config(tmp_path / "corpus", settings))
+        images = [batch.tensors["image"].clone() for batch in run.host_batches()]
+        run.close()
+        return images
+
+    threads, processes = images_by("thread"), images_by("process")
+
+    assert len(threads) == 5
+    assert all((one == other).all() for one, other in zip(threads, processes, strict=True))
+
+
 def test_one_group_serves_several_loaders_and_ends_with_the_last(tmp_path, loader):
     workers = Processes(2)
     one = loader(tiny.write_corpus(tmp_path / "one", 20), workers)

@@ -137,7 +137,7 @@ def test_a_sample_of_webdataset_is_found_by_the_names_of_its_components(iterable
 
     assert [np.asarray(example.decode()).tolist() for example in found] == [found[0].decode().tolist()] * 3
     assert [example.label for example in found] == [b"0", 0, b"0"]
-    assert found[0].name == f"00000 in {tars[0]}"
+    assert found[0].name == f"00000 in {tars[0].name}"
 
 
 def test_what_is_looked_at_before_training_is_trained_on(iterable):

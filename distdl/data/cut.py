@@ -10,8 +10,7 @@ an image shrinks, by the filter: the native decoder's is Pillow's antialiased bi
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,8 +23,7 @@ from distdl.data.transforms import CenterCrop, Draws, Flip, RandomResizedCrop, R
 _COMPONENTS = {"Gray": 1, "YCbCr": 3, "RGB": 3}  # others need more than a decoder
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(NamedTuple):
     """Pixels [top, top + height) x [left, left + width), fractions too, resized to `size`; mirrored if `flip`."""
 
     top: float
@@ -37,7 +35,7 @@ class Box:
 
     @property
     def corners(self) -> tuple[float, float, float, float]:
-        return self.top, self.left, self.height, self.width
+        return self[:4]
 
 
 Cut = Callable[[int, int, Draws], Box | None]  # None: this image needs the transforms themselves, such as padding
@@ -87,7 +85,7 @@ def _middle(resize: Resize, crop: CenterCrop) -> Cut:
 def _mirrored(place: Cut, flip: Flip) -> Cut:
     def both(height: int, width: int, draws: Draws) -> Box | None:
         box = place(height, width, draws)
-        return box and Box(*box.corners, box.size, flip=draws.uniform() < flip.p)
+        return box and box._replace(flip=draws.uniform() < flip.p)
 
     return both
 

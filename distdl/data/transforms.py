@@ -93,6 +93,7 @@ class RandomResizedCrop:
         ratio: Sequence[float] = (3 / 4, 4 / 3),
     ) -> None:
         self.size, self.scale, self.ratio = _size(size, "random_resized_crop"), scale, ratio
+        self._log_ratio = math.log(ratio[0]), math.log(ratio[1])
 
     def __call__(self, image: Image, draws: Draws) -> Image:
         top, left, height, width = self.box(image.shape[0], image.shape[1], draws)
@@ -101,7 +102,7 @@ class RandomResizedCrop:
     def box(self, height: int, width: int, draws: Draws) -> tuple[int, int, int, int]:
         for _ in range(10):
             area = height * width * draws.uniform(*self.scale)
-            ratio = math.exp(draws.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            ratio = math.exp(draws.uniform(*self._log_ratio))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
                 return draws.below(height - h + 1), draws.below(width - w + 1), h, w

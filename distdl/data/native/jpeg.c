@@ -23,6 +23,14 @@
 #include <immintrin.h>
 #endif
 
+/* Compiled twice, the second time for wider registers; the processor's own is taken when the library is loaded. AVX2 is
+   without multiply-add, so that both round alike. */
+#if defined(__x86_64__) && defined(__GLIBC__)
+#define ALSO_BY_AVX2 __attribute__((target_clones("avx2", "default")))
+#else
+#define ALSO_BY_AVX2
+#endif
+
 enum { VERSION = 1 }; /* of the arguments below, as in __init__.py */
 enum { DONE = 0, DAMAGED = 1, ANOTHER_DECODER = 2, NO_MEMORY = 3 };
 enum { LANES = 4, ROW_BITS = 8, COLUMN_BITS = 14, MESSAGE_BYTES = JMSG_LENGTH_MAX };
@@ -41,7 +49,7 @@ typedef struct {
 } Filter;
 
 /* For n_out pixels over [start, start + extent) of a line of which [0, end) is there. Weights add up to 1 << bits. */
-static int make_filter(Filter *filter, double start, double extent, int end, int n_out, int bits) {
+ALSO_BY_AVX2 static int make_filter(Filter *filter, double start, double extent, int end, int n_out, int bits) {
     double scale = extent / n_out, reach = scale > 1 ? scale : 1;
     int from = (int)floor(start), to = (int)ceil(start + extent);
     from = from < 0 ? 0 : from > end - 1 ? end - 1 : from;
@@ -75,11 +83,11 @@ static int make_filter(Filter *filter, double start, double extent, int end, int
         }
         if (sum <= 0) exact[0] = sum = 1;
         int16_t *weights = filter->weights + (size_t)i * filter->stride;
-        double so_far = 0;
+        double so_far = 0.5, share = (1 << bits) / sum; /* a half: to be cut off where it would be rounded */
         int given = 0;
         for (int k = 0; k < span.count; k++) {
-            so_far += exact[k] / sum;
-            int until = (int)floor(so_far * (1 << bits) + 0.5);
+            so_far += exact[k] * share;
+            int until = (int)so_far;
             weights[k] = (int16_t)(until - given);
             given = until;
         }
@@ -94,21 +102,35 @@ static void free_filter(Filter *filter) {
     free(filter->weights);
 }
 
+/* `n_rows` is a constant where it is called: sums stay in registers. */
+__attribute__((always_inline)) static inline void
+weigh_so_many(uint16_t *restrict sums, uint8_t *const *rows, int n_rows, const int16_t *weights, int width) {
+    for (int x = 0; x < width; x++) {
+        uint16_t sum = 0;
+        for (int k = 0; k < n_rows; k++) sum = (uint16_t)(sum + (uint16_t)weights[k] * rows[k][x]);
+        sums[x] = sum >> 1;
+    }
+}
+
 /* sums[x] = rows weighted, in 1/128: at most 255 * 128, which fits 16 bits with a sign */
-static void weigh_rows(uint16_t *sums, uint8_t *const *rows, int n_rows, const int16_t *weights, int width) {
+ALSO_BY_AVX2 static void
+weigh_rows(uint16_t *restrict sums, uint8_t *const *rows, int n_rows, const int16_t *weights, int width) {
     if (n_rows == 1) {
         for (int x = 0; x < width; x++) sums[x] = (uint16_t)(rows[0][x] << (ROW_BITS - 1));
-        return;
-    }
-    for (int k = 0; k < n_rows; k++) {
-        const uint8_t *row = rows[k];
-        uint16_t weight = (uint16_t)weights[k];
-        if (k == 0)
-            for (int x = 0; x < width; x++) sums[x] = (uint16_t)(weight * row[x]);
-        else if (k < n_rows - 1)
+    } else if (n_rows == 2) {
+        weigh_so_many(sums, rows, 2, weights, width);
+    } else if (n_rows == 3) {
+        weigh_so_many(sums, rows, 3, weights, width);
+    } else if (n_rows == 4) {
+        weigh_so_many(sums, rows, 4, weights, width);
+    } else {
+        for (int x = 0; x < width; x++) sums[x] = (uint16_t)((uint16_t)weights[0] * rows[0][x]);
+        for (int k = 1; k < n_rows; k++) {
+            const uint8_t *row = rows[k];
+            uint16_t weight = (uint16_t)weights[k];
             for (int x = 0; x < width; x++) sums[x] = (uint16_t)(sums[x] + weight * row[x]);
-        else
-            for (int x = 0; x < width; x++) sums[x] = (uint16_t)(sums[x] + weight * row[x]) >> 1;
+        }
+        for (int x = 0; x < width; x++) sums[x] >>= 1;
     }
 }
 

@@ -12,6 +12,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
+PARALLEL = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+
 .PHONY: train test browser compiler check format matrix bench bench-peers bench-comm docs clean
 
 train: $(VENV)/.train data/digits
@@ -21,7 +23,8 @@ data/digits: | $(VENV)/.train
 	$(BIN)/distdl data pack digits $@
 
 test: $(VENV)/.test browser
-	$(BIN)/python -m pytest
+	$(PARALLEL) tests/style tests/unit tests/integration
+	$(BIN)/python -m pytest tests/dist tests/e2e
 
 # For the tests that open a report. Without it they are skipped.
 browser:
@@ -44,7 +47,7 @@ check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy distdl
-	$(BIN)/python -m pytest tests/unit tests/style
+	$(PARALLEL) tests/style tests/unit
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .

@@ -268,29 +268,6 @@ def test_unknown_kinds_and_options_are_answered_with_suggestions(tmp_path: Path)
         pack("imagefolder", tmp_path, tmp_path / "out", say=silent, holdouts=0.1)
 
 
-# --- real corpora ---
-
-
-@pytest.mark.needs("data")
-def test_mnist_packs_whole(real_data: Path, tmp_path: Path) -> None:
-    pack("idx", real_data / "mnist", tmp_path / "mnist", say=silent)
-
-    with Dataset.open(tmp_path / "mnist" / "train") as train, Dataset.open(tmp_path / "mnist" / "test") as test:
-        assert (train.n_samples, test.n_samples) == (60000, 10000)
-        assert [int(train.read(0, row).components["cls"]) for row in range(5)] == [5, 0, 4, 1, 9]
-
-
-@pytest.mark.needs("data")
-def test_photographs_are_copied_byte_by_byte(real_data: Path, tmp_path: Path) -> None:
-    pack("imagefolder", real_data / "hymenoptera", tmp_path / "out", say=silent)
-
-    for split in ("train", "val"):
-        packed = read_all(tmp_path / "out" / split)
-        files = list((real_data / "hymenoptera" / split).glob("*/*.jpg"))
-        assert sorted(sample.components["jpg"] for sample in packed) == sorted(file.read_bytes() for file in files)
-        assert verify(tmp_path / "out" / split).ok
-
-
 # --- table ---
 
 

@@ -239,14 +239,3 @@ def test_annotations_that_do_not_fit_are_answered(tiny: Path, tmp_path: Path, an
 def test_a_folder_of_another_kind_is_answered(odd: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no train here(.|\n)*val_annotations\.txt"):
         pack("tiny-imagenet", odd, tmp_path / "out", say=silent)
-
-
-@pytest.mark.needs("data")
-def test_real_tiny_imagenet(real_data: Path, tmp_path: Path) -> None:
-    pack("tiny-imagenet", real_data / "tiny-imagenet-10", tmp_path / "out", say=silent)
-
-    for split, n_samples in (("train", 5000), ("val", 500)):
-        report = verify(tmp_path / "out" / split)
-        assert report.ok and report.n_samples == n_samples
-    labels = [int(each["cls"]) for each in components(tmp_path / "out/val").values()]
-    assert np.bincount(labels).tolist() == [50] * 10

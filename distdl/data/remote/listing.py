@@ -17,7 +17,7 @@ from distdl.data.catalog import Shard
 from distdl.data.index import ShardIndex
 from distdl.data.remote.patience import PatientStore, RemoteFile
 from distdl.data.remote.places import Place
-from distdl.data.remote.store import open_store
+from distdl.data.remote.stores import open_store
 from distdl.errors import UserError
 
 

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 
-from distdl.data import augment, geometry, transforms
 from distdl.data.order import keyed
-from distdl.data.transforms import Draws, Normalise
+from distdl.data.pictures import augment, geometry, transforms
+from distdl.data.pictures.transforms import Draws, Normalise
 from distdl.trainer import setup
 
 Pixels = np.ndarray  # uint8 (rows, height, width, 3)

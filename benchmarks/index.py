@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from distdl.data.dataset import Dataset
+from distdl.data.corpus.dataset import Dataset
+from distdl.data.corpus.shards import write_shards
 from distdl.data.order import Plan
-from distdl.data.shards import write_shards
 
 N_SHARDS, SHARD_SAMPLES, GLOBAL_BATCH, MOST_STEPS = 100_000, 10_000, 4096, 100
 OPEN_SHARDS = 8

@@ -258,7 +258,7 @@ class Unused(types.ModuleType):
 def distdl_batches(corpus: Path, workers: int, worker_type: str) -> Iterator[Any]:
     from distdl.config.sources import SplitConfig
     from distdl.data import labels
-    from distdl.data.dataset import Dataset
+    from distdl.data.corpus.dataset import Dataset
     from distdl.data.engine import Loader
     from distdl.data.order import Plan
     from distdl.data.processes import Processes

@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def write_corpus(folder: Path, options: argparse.Namespace) -> Path:
-    from distdl.data.shards import write_shards
+    from distdl.data.corpus.shards import write_shards
 
     draws, size = random.Random(0), int(options.sample_kb * 1000)
     in_shard = max(1, int(options.shard_mb * 1e6 / size))
@@ -99,7 +99,7 @@ def measure(client: str, corpus: Path, options: argparse.Namespace) -> dict[str,
 
 def read_distdl(options: argparse.Namespace) -> dict[str, float]:
     from distdl.config.schema import RemoteConfig
-    from distdl.data.dataset import Dataset
+    from distdl.data.corpus.dataset import Dataset
     from distdl.data.order import Plan
 
     with tempfile.TemporaryDirectory(prefix="distdl-bench-cache-") as cache:

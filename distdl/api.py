@@ -207,8 +207,8 @@ def batches(
 
     from distdl import models, plugins, registry
     from distdl.comm.world import WorldInfo
-    from distdl.data import resolution
     from distdl.data.order import sequential_rows
+    from distdl.data.pictures import resolution
     from distdl.trainer import setup
     from distdl.trainer.loaders import LoaderFactory, build_plan, open_dataset
     from distdl.trainer.step import to_device

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from distdl.comm import collectives
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config
-from distdl.data.shards import write_shards
+from distdl.data.corpus.shards import write_shards
 from distdl.trainer import setup
 from distdl.trainer.setup import Run
 from distdl.trainer.state import TrainState

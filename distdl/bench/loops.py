@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from distdl.data.augment import OnDevice
 from distdl.data.engine import HostBatch
 from distdl.data.order import Rows
-from distdl.data.transforms import Normalise
+from distdl.data.pictures.augment import OnDevice
+from distdl.data.pictures.transforms import Normalise
 from distdl.track import NullTracker
 from distdl.track.jsonl import Row
 from distdl.trainer import loop, optim, setup, step

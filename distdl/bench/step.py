@@ -24,9 +24,9 @@ from distdl.bench.ratio import alternate, ratio
 from distdl.comm import collectives
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config
+from distdl.data.corpus.shards import RawSample, write_shards
 from distdl.data.engine import HostBatch
 from distdl.data.remote import places
-from distdl.data.shards import RawSample, write_shards
 from distdl.errors import UserError
 from distdl.models import zoo
 from distdl.run import tuned

@@ -93,7 +93,7 @@ def _smaller(arguments: Arguments) -> "Smaller | None":
 
 
 def index(arguments: Arguments) -> int:
-    from distdl.data.shards import index_folder
+    from distdl.data.corpus.shards import index_folder
 
     return index_folder(arguments.shards, arguments.to, excluded_by=arguments.exclude)
 

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from distdl.config.sources import SplitConfig
-from distdl.data import augment, geometry, transforms
 from distdl.data.labels import LabelSpec
 from distdl.data.mixture import AnyDataset, samples_of
 from distdl.data.order import Rows
-from distdl.data.picture import Pictures
+from distdl.data.pictures import augment, geometry, transforms
+from distdl.data.pictures.picture import Pictures
 from distdl.data.samples import BadRow, BadSample, Example
 from distdl.data.slots import Arrays, Field
 from distdl.errors import UserError

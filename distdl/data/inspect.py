@@ -18,17 +18,18 @@ from typing import NamedTuple
 import xxhash
 
 from distdl.config.schema import RemoteConfig
-from distdl.data import catalog, descriptor, index, labels
+from distdl.data import labels
 from distdl.data.audio import decode_audio, is_audio
-from distdl.data.catalog import Shard
-from distdl.data.component import read_component
-from distdl.data.descriptor import Descriptor, ShardEntry
-from distdl.data.image import decode_image, is_image
-from distdl.data.index import Component, ShardIndex
+from distdl.data.corpus import catalog, descriptor, index
+from distdl.data.corpus.catalog import Shard
+from distdl.data.corpus.component import read_component
+from distdl.data.corpus.descriptor import Descriptor, ShardEntry
+from distdl.data.corpus.index import Component, ShardIndex
+from distdl.data.corpus.shards import counted
+from distdl.data.pictures.image import decode_image, is_image
 from distdl.data.remote import listing, places
 from distdl.data.remote.patience import NoSuchFile, RemoteFile
 from distdl.data.remote.places import Shards
-from distdl.data.shards import counted
 from distdl.errors import UserError
 from distdl.track.progress import Advance, progress
 

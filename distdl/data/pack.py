@@ -2,8 +2,7 @@
 
 A kind is a function that reads SRC and returns a Corpus: the names of the classes, and for each split its samples, made
 one by one while they are written. All splits appear together, when the last one is written. Until then finished shards
-are kept (distdl/data/unfinished.py), and the same command goes on after them, to the same bytes as if nothing had
-happened.
+are kept (corpus/unfinished.py), and the same command goes on after them, to the same bytes as if nothing had happened.
 """
 
 import os
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import distdl
-from distdl.data import shards
+from distdl.data.corpus import shards
+from distdl.data.corpus.unfinished import Recipe, resumable_folder
 from distdl.data.packing.arrays import digits, idx
 from distdl.data.packing.cifar import cifar
 from distdl.data.packing.corpus import Corpus, Kind
@@ -23,7 +23,6 @@ from distdl.data.packing.smaller import Smaller
 from distdl.data.packing.table import table
 from distdl.data.packing.tiny_imagenet import tiny_imagenet
 from distdl.data.packing.write import How, Say, write_split
-from distdl.data.unfinished import Recipe, resumable_folder
 from distdl.errors import UserError, did_you_mean
 from distdl.registry import call_with_args
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distdl.data.folder import FolderDataset
+from distdl.data.corpus.folder import FolderDataset
 
 _MOST_FILES = 300
 _MOST_S = 0.3

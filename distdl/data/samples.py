@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from distdl.config.sources import SourceConfig
-from distdl.data.dataset import CorruptSample, Dataset
-from distdl.data.folder import FolderDataset
-from distdl.data.image import IMAGE_EXTENSIONS, Pixels, decode_image, is_image
+from distdl.data.corpus.dataset import CorruptSample, Dataset
+from distdl.data.corpus.folder import FolderDataset
+from distdl.data.pictures.image import IMAGE_EXTENSIONS, Pixels, decode_image, is_image
 from distdl.errors import UserError
 
 Stored = Dataset | FolderDataset

@@ -20,10 +20,11 @@ import xxhash
 
 from distdl.config.schema import DataConfig
 from distdl.config.sources import SplitConfig
-from distdl.data import catalog, labels
-from distdl.data.dataset import CorruptSample, Dataset
+from distdl.data import labels
+from distdl.data.corpus import catalog
+from distdl.data.corpus.dataset import CorruptSample, Dataset
+from distdl.data.corpus.folder import FolderDataset
 from distdl.data.draws import Float64s, Int64s
-from distdl.data.folder import FolderDataset
 from distdl.data.own import OwnDataset
 from distdl.data.samples import Stored
 from distdl.errors import UserError, did_you_mean

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from distdl.config.schema import RemoteConfig
 from distdl.data.audio import audio_length, is_audio
-from distdl.data.dataset import CorruptSample, Dataset, Sample
-from distdl.data.image import decode_image, image_size, is_image
+from distdl.data.corpus.dataset import CorruptSample, Dataset, Sample
+from distdl.data.corpus.shards import counted
 from distdl.data.inspect import LABEL
+from distdl.data.pictures.image import decode_image, image_size, is_image
 from distdl.data.remote.places import Shards
-from distdl.data.shards import counted
 from distdl.errors import UserError
 
 _MOST_SIZES, _MOST_SIZES_ELSEWHERE = 2000, 200  # images or sounds whose size is read

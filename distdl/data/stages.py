@@ -15,10 +15,10 @@ from typing import Any
 
 from distdl import registry
 from distdl.config.sources import SourceConfig
-from distdl.data.dataset import CorruptSample
-from distdl.data.image import is_image
+from distdl.data.corpus.dataset import CorruptSample
 from distdl.data.order import seed_of
 from distdl.data.own import image_of
+from distdl.data.pictures.image import is_image
 from distdl.data.samples import BadSample, Example, Stored
 from distdl.errors import UserError
 

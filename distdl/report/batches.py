@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from distdl import registry
 from distdl.comm.world import WorldInfo
-from distdl.data import colour
-from distdl.data.augment import augmented
 from distdl.data.engine import HostBatch, Loader
-from distdl.data.image import Pixels
 from distdl.data.order import Rows
+from distdl.data.pictures import colour
+from distdl.data.pictures.augment import augmented
+from distdl.data.pictures.image import Pixels
 from distdl.trainer.loaders import LoaderFactory, build_plan, open_dataset
 from distdl.trainer.trained import Trained
 

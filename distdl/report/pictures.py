@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from distdl.data.image import Pixels
+from distdl.data.pictures.image import Pixels
 from distdl.errors import UserError
 from distdl.report import batches, predictions
 from distdl.report.markup import Html, element, join

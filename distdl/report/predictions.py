@@ -18,8 +18,8 @@ from torch import Tensor
 
 from distdl.comm.world import WorldInfo
 from distdl.data.engine import Loader
-from distdl.data.image import Pixels
 from distdl.data.order import Rows
+from distdl.data.pictures.image import Pixels
 from distdl.errors import UserError
 from distdl.trainer import setup
 from distdl.trainer.step import forward

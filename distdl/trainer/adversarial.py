@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distdl.data.transforms import Normalise
+from distdl.data.pictures.transforms import Normalise
 
 _SCALE = 2.0**8  # of the loss: only the gradient's sign counts, and fp16 rounds its small values to 0
 

@@ -12,8 +12,8 @@ from distdl.comm import tree
 from distdl.config import load
 from distdl.config.schema import Config
 from distdl.config.sources import SourceConfig
-from distdl.data.dataset import Dataset
-from distdl.data.folder import FolderDataset
+from distdl.data.corpus.dataset import Dataset
+from distdl.data.corpus.folder import FolderDataset
 from distdl.data.iterable import OwnIterable
 from distdl.data.mixture import AnyDataset, Mixture, Source
 from distdl.data.order import Plan, Rows

@@ -12,10 +12,10 @@ from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config, DataConfig
 from distdl.config.sources import SourceConfig, SplitConfig, TrainSplitConfig
 from distdl.data import labels, reading_speed, sampling
-from distdl.data.dataset import Dataset
+from distdl.data.corpus.dataset import Dataset
+from distdl.data.corpus.folder import FolderDataset
 from distdl.data.draws import Float64s
 from distdl.data.engine import Loader
-from distdl.data.folder import FolderDataset
 from distdl.data.iterable import OwnIterable, open_own
 from distdl.data.mixture import AnyDataset, Mixture, Source
 from distdl.data.mixture_order import MixturePlan

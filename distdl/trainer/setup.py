@@ -17,9 +17,10 @@ from distdl.comm.reduction import Reduction
 from distdl.comm.status import Status
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config, TrainConfig
-from distdl.data import native, resolution
+from distdl.data import native
 from distdl.data.engine import HostBatch, Loader
 from distdl.data.order import Plan, Rows
+from distdl.data.pictures import resolution
 from distdl.errors import UserError, did_you_mean
 from distdl.trainer import batch_norm, ema, engines, mixup, optim, phases, schedule
 from distdl.trainer.distill import Teacher

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from distdl.comm import collectives
-from distdl.data.dataset import Dataset
+from distdl.data.corpus.dataset import Dataset
 from distdl.data.mixture import Mixture
 from distdl.data.order import Rows
 from distdl.data.remote.streaming import Streaming

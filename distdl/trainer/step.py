@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from distdl.config.schema import TrainConfig
-from distdl.data import augment
 from distdl.data.engine import HostBatch, Loader
 from distdl.data.order import seed_of
-from distdl.data.transforms import Normalise
+from distdl.data.pictures import augment
+from distdl.data.pictures.transforms import Normalise
 from distdl.errors import UserError
 from distdl.trainer import adversarial, mixup
 from distdl.trainer.setup import Run

@@ -17,8 +17,9 @@ import tiny
 from distdl import plugins, registry
 from distdl.config.schema import DataConfig
 from distdl.config.sources import SplitConfig
-from distdl.data import labels, shards
-from distdl.data.dataset import Dataset
+from distdl.data import labels
+from distdl.data.corpus import shards
+from distdl.data.corpus.dataset import Dataset
 from distdl.data.engine import Loader
 from distdl.data.order import Plan, Rows
 from distdl.data.own import OwnDataset

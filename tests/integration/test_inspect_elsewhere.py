@@ -10,8 +10,8 @@ import pytest
 from web import Web
 
 from distdl.cli import main
+from distdl.data.corpus.shards import RawSample, write_shards
 from distdl.data.inspect import verify
-from distdl.data.shards import RawSample, write_shards
 from distdl.data.show import show
 from distdl.errors import UserError
 

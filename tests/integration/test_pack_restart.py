@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from distdl.data import pack as packing
+from distdl.data.corpus.shards import RawSample
+from distdl.data.corpus.unfinished import resumable_folder
 from distdl.data.pack import pack
 from distdl.data.packing.corpus import Corpus
-from distdl.data.shards import RawSample
-from distdl.data.unfinished import resumable_folder
 from distdl.errors import UserError
 
 SHARD_BYTES = 14_000  # three or four images
@@ -93,7 +93,7 @@ def test_samples_are_made_side_by_side(tmp_path: Path, monkeypatch: pytest.Monke
 KILLS_ITSELF = """
 import os, signal, sys
 from pathlib import Path
-from distdl.data import unfinished
+from distdl.data.corpus import unfinished
 from distdl.data.pack import pack
 
 n_left, where = int(sys.argv[3]), sys.argv[4]

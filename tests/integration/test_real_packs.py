@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distdl.data.dataset import Dataset, Sample
+from distdl.data.corpus.dataset import Dataset, Sample
 from distdl.data.inspect import verify
 from distdl.data.pack import pack
 

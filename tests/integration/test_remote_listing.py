@@ -8,8 +8,8 @@ import tiny
 from web import Web
 
 from distdl.config.schema import RemoteConfig
-from distdl.data.dataset import Dataset
-from distdl.data.shards import index_folder
+from distdl.data.corpus.dataset import Dataset
+from distdl.data.corpus.shards import index_folder
 from distdl.errors import UserError
 
 NO_CACHE = RemoteConfig(cache_gb=0, deadline="5 s")

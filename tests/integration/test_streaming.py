@@ -17,11 +17,11 @@ import pytest
 from web import Web
 
 from distdl.config.schema import RemoteConfig
-from distdl.data.dataset import CorruptSample, Dataset
+from distdl.data.corpus.dataset import CorruptSample, Dataset
+from distdl.data.corpus.shards import write_shards
 from distdl.data.order import Plan
 from distdl.data.remote import fetch, http, patience, upcoming
 from distdl.data.remote.cache import CHUNK, Cache
-from distdl.data.shards import write_shards
 from distdl.errors import UserError
 
 N_SHARDS, IN_SHARD = 6, 10

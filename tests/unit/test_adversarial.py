@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from distdl.data.labels import IGNORED
-from distdl.data.transforms import Normalise
+from distdl.data.pictures.transforms import Normalise
 from distdl.tasks.classify import Classify
 from distdl.trainer import adversarial
 

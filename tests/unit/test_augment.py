@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_colour import batch, column, pictures
 
-from distdl.data import augment, colour, transforms
 from distdl.data.order import keyed
-from distdl.data.row_draws import RowDraws
-from distdl.data.transforms import Draws, Normalise
+from distdl.data.pictures import augment, colour, transforms
+from distdl.data.pictures.row_draws import RowDraws
+from distdl.data.pictures.transforms import Draws, Normalise
 from distdl.errors import UserError
 
 DOCS = Path(__file__).parents[2] / "docs" / "augmentation.md"

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from distdl import models
-from distdl.data.shards import write_shards
+from distdl.data.corpus.shards import write_shards
 from distdl.errors import UserError
 from distdl.tasks.autoencode import Autoencode
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from distdl.data import colour
+from distdl.data.pictures import colour
 
 ENHANCERS = {
     "brightness": ImageEnhance.Brightness,

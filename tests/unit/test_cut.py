@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distdl.data import cut, native
-from distdl.data.cut import Box
-from distdl.data.image import decode_image
-from distdl.data.transforms import CenterCrop, Draws, Flip, RandomCrop, RandomResizedCrop, Resize
+from distdl.data import native
+from distdl.data.pictures import cut
+from distdl.data.pictures.cut import Box
+from distdl.data.pictures.image import decode_image
+from distdl.data.pictures.transforms import CenterCrop, Draws, Flip, RandomCrop, RandomResizedCrop, Resize
 
 BOTH = [pytest.param(True, marks=pytest.mark.needs("native"), id="native"), pytest.param(False, id="wheels")]
 

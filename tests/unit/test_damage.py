@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from distdl.config.sources import SplitConfig
-from distdl.data import labels, native, shards
-from distdl.data.dataset import Dataset
+from distdl.data import labels, native
+from distdl.data.corpus import shards
+from distdl.data.corpus.dataset import Dataset
+from distdl.data.corpus.folder import FolderDataset
 from distdl.data.engine import Loader
-from distdl.data.folder import FolderDataset
 from distdl.data.order import sequential_rows
 from distdl.data.workers import Threads
 from distdl.errors import UserError

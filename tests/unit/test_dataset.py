@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from distdl.data import dataset as dataset_module
-from distdl.data.dataset import CorruptSample, Dataset
-from distdl.data.shards import RawSample, index_folder, write_shards
+from distdl.data.corpus import dataset as dataset_module
+from distdl.data.corpus.dataset import CorruptSample, Dataset
+from distdl.data.corpus.shards import RawSample, index_folder, write_shards
 from distdl.errors import UserError
 
 
@@ -335,7 +335,7 @@ def test_a_failed_write_of_an_index_names_the_ways_out(tmp_path: Path, monkeypat
     def no_space(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("distdl.data.index.write_atomic", no_space)
+    monkeypatch.setattr("distdl.data.corpus.index.write_atomic", no_space)
 
     with pytest.raises(UserError, match=r"can't write the index: No space left(.|\n)*--to OTHER"):
         Dataset.open(folder)

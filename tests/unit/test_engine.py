@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from distdl.config.sources import SplitConfig
-from distdl.data import labels, shards
-from distdl.data.dataset import Dataset
+from distdl.data import labels
+from distdl.data.corpus import shards
+from distdl.data.corpus.dataset import Dataset
 from distdl.data.engine import Loader
 from distdl.data.order import Rows, seed_of, sequential_rows
 from distdl.data.workers import Threads

@@ -11,7 +11,7 @@ import tiny
 import distdl
 from distdl.checkpoint import load as checkpoint_load
 from distdl.cli import main
-from distdl.data.image import decode_image
+from distdl.data.pictures.image import decode_image
 from distdl.errors import UserError
 from distdl.run.folder import RunFolder
 from distdl.run.open import open_run

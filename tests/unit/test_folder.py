@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from distdl.data.dataset import CorruptSample
-from distdl.data.folder import FolderDataset
+from distdl.data.corpus.dataset import CorruptSample
+from distdl.data.corpus.folder import FolderDataset
 from distdl.errors import UserError
 
 
@@ -46,7 +46,7 @@ def test_files_are_sorted_by_class_and_name_and_labelled_by_class(tree):
 
 def test_the_list_is_kept_until_a_folder_changes(tree, monkeypatch):
     before = FolderDataset.open(tree)
-    monkeypatch.setattr("distdl.data.folder._listed", lambda path: pytest.fail("it was listed again"))
+    monkeypatch.setattr("distdl.data.corpus.folder._listed", lambda path: pytest.fail("it was listed again"))
     again = FolderDataset.open(tree)
     assert (keys(again), again.identity) == (keys(before), before.identity)
     monkeypatch.undo()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distdl.data import geometry, transforms
-from distdl.data.transforms import Draws
+from distdl.data.pictures import geometry, transforms
+from distdl.data.pictures.transforms import Draws
 from distdl.errors import UserError
 
 WARPS = [{"rotate": 40}, {"zoom": [0.5, 2]}, {"shift": [0.2, 0.4]}, {"homography": {"distortion": 0.6, "p": 1.0}}]

@@ -12,7 +12,7 @@ import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distdl.data.image import IMAGE_EXTENSIONS, _decode_with_opencv, decode_image, image_size, is_image
+from distdl.data.pictures.image import IMAGE_EXTENSIONS, _decode_with_opencv, decode_image, image_size, is_image
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from distdl.cli import main
-from distdl.data import descriptor
-from distdl.data.dataset import Dataset
+from distdl.data.corpus import descriptor
+from distdl.data.corpus.dataset import Dataset
+from distdl.data.corpus.shards import RawSample, index_folder, write_shards
 from distdl.data.inspect import verify
-from distdl.data.shards import RawSample, index_folder, write_shards
 from distdl.errors import UserError
 
 

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from distdl.data import descriptor
+from distdl.data.corpus import descriptor
+from distdl.data.corpus.shards import RawSample, index_folder, write_shards
 from distdl.data.inspect import Problem, verify
-from distdl.data.shards import RawSample, index_folder, write_shards
 from distdl.data.show import show
 from distdl.errors import UserError
 

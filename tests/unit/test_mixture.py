@@ -10,9 +10,9 @@ from web import Web
 
 import distdl
 from distdl.config import compare, dump, load
-from distdl.data.dataset import Dataset
+from distdl.data.corpus.dataset import Dataset
+from distdl.data.corpus.shards import write_shards
 from distdl.data.mixture import Mixture
-from distdl.data.shards import write_shards
 from distdl.errors import UserError
 from distdl.run import trust
 from distdl.run.open import open_run

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import webdataset
 
-from distdl.data.dataset import Dataset, Sample
-from distdl.data.image import decode_image
+from distdl.data.corpus.dataset import Dataset, Sample
 from distdl.data.inspect import verify
 from distdl.data.pack import pack
+from distdl.data.pictures.image import decode_image
 from distdl.errors import UserError
 
 

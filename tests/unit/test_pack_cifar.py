@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distdl.data.dataset import Dataset
-from distdl.data.image import decode_image
+from distdl.data.corpus.dataset import Dataset
 from distdl.data.inspect import verify
 from distdl.data.pack import pack
+from distdl.data.pictures.image import decode_image
 from distdl.errors import UserError
 
 N = 4  # images in a batch

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from distdl.data.dataset import Dataset
+from distdl.data.corpus.dataset import Dataset
 from distdl.data.inspect import verify
 from distdl.data.pack import pack
 from distdl.errors import UserError

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from distdl.cli import main
-from distdl.data.dataset import Dataset
-from distdl.data.image import decode_image
+from distdl.data.corpus.dataset import Dataset
 from distdl.data.inspect import verify
 from distdl.data.pack import pack
 from distdl.data.packing.smaller import Smaller
+from distdl.data.pictures.image import decode_image
 from distdl.errors import UserError
 
 

@@ -7,8 +7,8 @@ import tiny
 
 from distdl.bench.loops import NoCheckpoints
 from distdl.config.schema import DataConfig
-from distdl.data import shards
-from distdl.data.dataset import Dataset
+from distdl.data.corpus import shards
+from distdl.data.corpus.dataset import Dataset
 from distdl.data.samples import BadRow
 from distdl.errors import UserError
 from distdl.track import NullTracker

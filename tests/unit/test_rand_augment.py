@@ -6,10 +6,10 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from test_colour import batch, levels, pictures
 
-from distdl.data import transforms
-from distdl.data.rand_augment import OPERATIONS, RandAugment, applied, inverse_matrices
-from distdl.data.row_draws import RowDraws
-from distdl.data.transforms import Normalise
+from distdl.data.pictures import transforms
+from distdl.data.pictures.rand_augment import OPERATIONS, RandAugment, applied, inverse_matrices
+from distdl.data.pictures.row_draws import RowDraws
+from distdl.data.pictures.transforms import Normalise
 from distdl.errors import UserError
 
 GREY = (128, 128, 128)

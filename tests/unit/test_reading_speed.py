@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from distdl.data import reading_speed
-from distdl.data.folder import FolderDataset
+from distdl.data.corpus.folder import FolderDataset
 from distdl.data.reading_speed import Speed, measured
 from distdl.trainer import loaders
 

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import ResolutionConfig
-from distdl.data import resolution, transforms
 from distdl.data.order import Rows
+from distdl.data.pictures import resolution, transforms
 from distdl.errors import UserError
 from distdl.trainer import setup
 from distdl.trainer.state import TrainState

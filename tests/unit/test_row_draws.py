@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distdl.data.row_draws import RowDraws
-from distdl.data.transforms import Draws
+from distdl.data.pictures.row_draws import RowDraws
+from distdl.data.pictures.transforms import Draws
 
 KEYS = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20)
 MANY = np.arange(200_000, dtype=np.uint64)

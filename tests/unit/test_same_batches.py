@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from distdl.config.sources import SplitConfig
-from distdl.data import labels, shards
-from distdl.data.dataset import Dataset
+from distdl.data import labels
+from distdl.data.corpus import shards
+from distdl.data.corpus.dataset import Dataset
 from distdl.data.engine import Loader
 from distdl.data.order import Plan
 from distdl.data.workers import Threads

@@ -7,8 +7,9 @@ import tiny
 from web import Web
 
 from distdl.config.schema import DataConfig, RemoteConfig
-from distdl.data import sampling, shards
-from distdl.data.dataset import Dataset
+from distdl.data import sampling
+from distdl.data.corpus import shards
+from distdl.data.corpus.dataset import Dataset
 from distdl.data.own import OwnDataset
 from distdl.errors import UserError
 

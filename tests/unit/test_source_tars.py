@@ -9,7 +9,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distdl.data import tar as tars
+from distdl.data.corpus import tar as tars
 from distdl.data.packing.source_tars import SourceTar
 from distdl.errors import UserError
 

@@ -10,10 +10,10 @@ import webdataset as wds
 
 from distdl.config.schema import SplitConfig
 from distdl.data import labels
-from distdl.data.dataset import Dataset
+from distdl.data.corpus.dataset import Dataset
+from distdl.data.corpus.shards import write_shards
 from distdl.data.engine import Loader
 from distdl.data.order import Rows, seed_of
-from distdl.data.shards import write_shards
 from distdl.data.workers import Threads
 from distdl.errors import UserError
 

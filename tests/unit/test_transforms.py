@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from distdl.data import transforms
-from distdl.data.transforms import Draws
+from distdl.data.pictures import transforms
+from distdl.data.pictures.transforms import Draws
 from distdl.errors import UserError
 
 

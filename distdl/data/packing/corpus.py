@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from distdl.data.image import image_size
-from distdl.data.shards import RawSample
+from distdl.data.corpus.shards import RawSample
+from distdl.data.pictures.image import image_size
 from distdl.errors import UserError
 
 IMAGE_FILES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp")

@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from distdl.data.corpus.tar import Member
 from distdl.data.packing import ground_truth
 from distdl.data.packing.corpus import IMAGE_FILES, Corpus, ImageFile, ImageFiles, source_folder
 from distdl.data.packing.folders import class_files
 from distdl.data.packing.source_tars import SourceTar
-from distdl.data.tar import Member
 from distdl.errors import UserError
 
 _TRAIN_TAR, _VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import cv2
 import simplejpeg
 
-from distdl.data.image import Pixels, decode_image, image_size, is_image
+from distdl.data.corpus.shards import RawSample
 from distdl.data.packing.corpus import Unfit
-from distdl.data.shards import RawSample
+from distdl.data.pictures.image import Pixels, decode_image, image_size, is_image
 from distdl.errors import UserError
 
 DEFAULT_QUALITY = 95

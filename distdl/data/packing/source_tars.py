@@ -7,9 +7,9 @@ followed.
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from distdl.data import tar as tars
+from distdl.data.corpus import tar as tars
+from distdl.data.corpus.tar import Member
 from distdl.data.packing.corpus import IMAGE_FILES
-from distdl.data.tar import Member
 from distdl.errors import UserError
 
 

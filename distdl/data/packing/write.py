@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distdl.data import descriptor, shards
-from distdl.data.descriptor import Descriptor, ShardEntry
+from distdl.data.corpus import descriptor, shards
+from distdl.data.corpus.descriptor import Descriptor, ShardEntry
+from distdl.data.corpus.shards import RawSample
+from distdl.data.corpus.unfinished import Finished, Progress
 from distdl.data.packing.corpus import Unfit
 from distdl.data.packing.smaller import Smaller
-from distdl.data.shards import RawSample
-from distdl.data.unfinished import Finished, Progress
 from distdl.errors import UserError
 from distdl.track.progress import Advance, is_drawn, progress
 

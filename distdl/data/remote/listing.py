@@ -12,9 +12,9 @@ from pathlib import Path
 from distdl.config import addresses
 from distdl.config.schema import RemoteConfig
 from distdl.config.values import parse_period
-from distdl.data import catalog, descriptor, index
-from distdl.data.catalog import Shard
-from distdl.data.index import ShardIndex
+from distdl.data.corpus import catalog, descriptor, index
+from distdl.data.corpus.catalog import Shard
+from distdl.data.corpus.index import ShardIndex
 from distdl.data.remote.patience import PatientStore, RemoteFile
 from distdl.data.remote.places import Place
 from distdl.data.remote.stores import open_store

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from distdl.config.schema import RemoteConfig
-from distdl.data import index
-from distdl.data.catalog import Shard
-from distdl.data.component import read_component, verified
-from distdl.data.index import Component, ShardIndex
+from distdl.data.corpus import index
+from distdl.data.corpus.catalog import Shard
+from distdl.data.corpus.component import read_component, verified
+from distdl.data.corpus.index import Component, ShardIndex
 from distdl.data.order import Int64s, Rows
 from distdl.data.remote import listing
 from distdl.data.remote.cache import NEVER, Cache

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from distdl.data import tar as tars
+from distdl.data.corpus import tar as tars
 from distdl.errors import UserError
 from distdl.run.folder import write_atomic
 

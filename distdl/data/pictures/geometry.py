@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distdl.data.arguments import between, either_side, number, numbers, probability
-from distdl.data.transforms import Draws, Image, Transform
+from distdl.data.pictures.transforms import Draws, Image, Transform
 from distdl.errors import UserError
 
 Matrix = npt.NDArray[np.float64]  # (3, 3), of homogeneous points (x, y, 1)

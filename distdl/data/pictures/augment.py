@@ -1,7 +1,7 @@
 """Random arithmetic on a whole batch, on the device, between the transfer and `normalise`.
 
 A transform with a method `of_batch(image_NCHW, draws, normalise)` runs here: image_NCHW holds levels of 0 to 255 as
-fp32, `draws` numbers for each row (distdl/data/row_draws.py), which exist on the host. So the host knows which rows an
+fp32, `draws` numbers for each row (row_draws.py), which exist on the host. So the host knows which rows an
 operation falls on, and takes them together without asking the device: nothing here waits for it.
 
 Each transform of the list has draws of its own, keyed by the sample's key and its place in the list.
@@ -16,11 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from distdl.data import colour
 from distdl.data.arguments import between, count, number, probability
 from distdl.data.order import keyed
-from distdl.data.row_draws import DEVIATION, MIDDLE, Int64s, RowDraws
-from distdl.data.transforms import Normalise, Transform
+from distdl.data.pictures import colour
+from distdl.data.pictures.row_draws import DEVIATION, MIDDLE, Int64s, RowDraws
+from distdl.data.pictures.transforms import Normalise, Transform
 from distdl.errors import UserError
 
 FILLS = ("const", "rand", "pixel")

@@ -1,6 +1,6 @@
 """Writes shards: samples -> 000000.tar ... by webdataset's own writer, their indexes, and dataset.json.
 
-A folder appears under its final name only when everything in it is written and on disk (distdl/data/unfinished.py).
+A folder appears under its final name only when everything in it is written and on disk (unfinished.py).
 Packing the same samples twice gives the same bytes.
 """
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from distdl.data import catalog, descriptor, exclude, index, wids
-from distdl.data.descriptor import Descriptor, ShardEntry
-from distdl.data.unfinished import new_folder
+from distdl.data.corpus import catalog, descriptor, exclude, index, wids
+from distdl.data.corpus.descriptor import Descriptor, ShardEntry
+from distdl.data.corpus.unfinished import new_folder
 from distdl.errors import UserError
 
 DEFAULT_SHARD_BYTES = 256 << 20
@@ -68,7 +68,7 @@ def index_folder(
 
     They go beside the tars or into the folder `to`. The names of the classes are kept. For one tar only its index is
     written. `path` may also be a wids listing of local tars, which have to be what it says. `excluded_by`: files of
-    JSON lines that name samples which are left out of the index (see distdl/data/exclude.py). Returns the exit code;
+    JSON lines that name samples which are left out of the index (see exclude.py). Returns the exit code;
     raises UserError.
     """
     path = Path(path)

@@ -20,8 +20,8 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from distdl.data.dataset import CorruptSample, Sample
-from distdl.data.image import is_image
+from distdl.data.corpus.dataset import CorruptSample, Sample
+from distdl.data.pictures.image import is_image
 from distdl.errors import UserError
 from distdl.run.folder import user_cache, write_atomic
 

@@ -5,12 +5,12 @@ from typing import Protocol
 
 import numpy as np
 
-from distdl.data import cut, resolution
-from distdl.data.cut import Cut
-from distdl.data.image import Pixels
-from distdl.data.resolution import Shape
+from distdl.data.pictures import cut, resolution
+from distdl.data.pictures.cut import Cut
+from distdl.data.pictures.image import Pixels
+from distdl.data.pictures.resolution import Shape
+from distdl.data.pictures.transforms import Draws, Transform
 from distdl.data.samples import BadSample, Example
-from distdl.data.transforms import Draws, Transform
 from distdl.errors import UserError
 
 

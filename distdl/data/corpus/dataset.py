@@ -19,10 +19,10 @@ import numpy.typing as npt
 import xxhash
 
 from distdl.config.schema import RemoteConfig
-from distdl.data import catalog, index
-from distdl.data.catalog import Shard
-from distdl.data.component import read_component
-from distdl.data.index import Component, ShardIndex
+from distdl.data.corpus import catalog, index
+from distdl.data.corpus.catalog import Shard
+from distdl.data.corpus.component import read_component
+from distdl.data.corpus.index import Component, ShardIndex
 from distdl.data.order import Rows
 from distdl.data.remote import listing, places
 from distdl.data.remote.cache import Cache

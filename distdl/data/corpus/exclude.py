@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from distdl.data.descriptor import Descriptor, ShardEntry
+from distdl.data.corpus.descriptor import Descriptor, ShardEntry
 from distdl.errors import UserError
 
 Excluded = Mapping[str, Collection[str]]

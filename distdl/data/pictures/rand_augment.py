@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distdl.data import colour
 from distdl.data.arguments import count, number
-from distdl.data.augment import by_group, on_device
-from distdl.data.row_draws import Float64s, Int64s, RowDraws
-from distdl.data.transforms import Normalise
+from distdl.data.pictures import colour
+from distdl.data.pictures.augment import by_group, on_device
+from distdl.data.pictures.row_draws import Float64s, Int64s, RowDraws
+from distdl.data.pictures.transforms import Normalise
 
 FULL = 30  # the largest magnitude
 _SHEAR, _TRANSLATE, _DEGREES, _ENHANCE, _BITS = 0.3, 150 / 331, 30.0, 0.9, 4  # at the largest magnitude

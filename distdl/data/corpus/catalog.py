@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distdl.data import descriptor, index
-from distdl.data.index import ShardIndex
+from distdl.data.corpus import descriptor, index
+from distdl.data.corpus.index import ShardIndex
 from distdl.data.remote.patience import RemoteFile
 from distdl.errors import UserError
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from distdl.config.schema import ResolutionConfig
-from distdl.data.geometry import Fused, Warp
 from distdl.data.order import Rows
-from distdl.data.transforms import Draws, Flip, Image, RandomResizedCrop, Resize, Transform
+from distdl.data.pictures.geometry import Fused, Warp
+from distdl.data.pictures.transforms import Draws, Flip, Image, RandomResizedCrop, Resize, Transform
 
 Shape = tuple[int, int, int]  # height, width, channels
 

@@ -17,8 +17,8 @@ import numpy as np
 import simplejpeg
 
 from distdl.data import native
-from distdl.data.image import Pixels, check_size
-from distdl.data.transforms import CenterCrop, Draws, Flip, RandomResizedCrop, Resize, Transform
+from distdl.data.pictures.image import Pixels, check_size
+from distdl.data.pictures.transforms import CenterCrop, Draws, Flip, RandomResizedCrop, Resize, Transform
 
 _COMPONENTS = {"Gray": 1, "YCbCr": 3, "RGB": 3}  # others need more than a decoder
 

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distdl.data import index
-from distdl.data.descriptor import ShardEntry
+from distdl.data.corpus import index
+from distdl.data.corpus.descriptor import ShardEntry
 from distdl.errors import UserError
 from distdl.run.folder import fsync_folder, write_atomic
 

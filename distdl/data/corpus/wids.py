@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from distdl.data.descriptor import ShardEntry
+from distdl.data.corpus.descriptor import ShardEntry
 from distdl.errors import UserError
 
 _KIND = "wids-shard-index-v1"

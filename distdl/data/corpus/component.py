@@ -5,7 +5,7 @@ import os
 
 import xxhash
 
-from distdl.data.index import Component
+from distdl.data.corpus.index import Component
 
 
 def read_component(file: int, component: Component) -> bytes:

@@ -106,9 +106,8 @@ class Filler:
         problems: list[BadRow] = []
         images, valid, ids, labels = arrays["image"], arrays["valid"], arrays["sample_id"], arrays.get("label")
         keys = arrays.get("augment_key")
-        for row in range(begin, end):
-            epoch, offset, sample_id = int(arrays["epoch"][row]), int(arrays["offset"][row]), int(ids[row])
-            counts = bool(arrays["counts"][row])
+        asked = (arrays[name][begin:end].tolist() for name in ("epoch", "offset", "sample_id", "counts"))
+        for row, epoch, offset, sample_id, counts in zip(range(begin, end), *asked):
             if sample_id < 0:
                 images[row] = 0
                 continue

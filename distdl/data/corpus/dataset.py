@@ -87,6 +87,7 @@ class Dataset:
         self.n_samples = int(self.sizes.sum())
         self.identity = _identity(shards)
         self.streaming = streaming  # of the shards that lie elsewhere
+        self._places: dict[int, str] = {}
         self._built = built or {}  # indexes that are nowhere on disk
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()  # the least recently used comes first
         self._lock = threading.Lock()
@@ -184,8 +185,10 @@ class Dataset:
 
     def place(self, shard: int) -> str:
         """Where the shard lies: an absolute path, or an address."""
-        tar = self.shards[shard].tar
-        return str(tar.absolute() if isinstance(tar, Path) else tar)
+        if shard not in self._places:  # asked for with every sample
+            tar = self.shards[shard].tar
+            self._places[shard] = str(tar.absolute() if isinstance(tar, Path) else tar)
+        return self._places[shard]
 
     def locate(self, sample_id: int) -> tuple[int, int]:
         """Sample id -> (shard, row). Raises IndexError unless 0 <= sample_id < n_samples."""

@@ -38,6 +38,7 @@ class FolderDataset:
     def __init__(self, path: Path, classes: list[str], columns: Columns) -> None:
         self.path, self.classes = str(path), classes
         self._root = path
+        self._place = str(self._root.absolute())
         self._names, self._ends = columns["names"].tobytes(), columns["ends"]
         self._sizes = columns["sizes"]
         self.labels: npt.NDArray[np.int64] = columns["labels"].astype(np.int64)
@@ -86,7 +87,7 @@ class FolderDataset:
         return self._name(self.sample_id(shard, row)).rpartition(".")[0]
 
     def place(self, shard: int) -> str:
-        return str(self._root.absolute())
+        return self._place
 
     def locate(self, sample_id: int) -> tuple[int, int]:
         """Sample id -> (shard, row). Raises IndexError unless 0 <= sample_id < n_samples."""

@@ -30,8 +30,7 @@ class Draws:
         self._state = key & _MASK
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
-        z = self._state
+        self._state = z = (self._state + 0x9E3779B97F4A7C15) & _MASK
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
         return low + (high - low) * ((z ^ (z >> 31)) >> 11) / 2**53

@@ -12,9 +12,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-PARALLEL = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+# One thread a process: more of them would wait for each other's cores.
+PARALLEL = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
-.PHONY: train test browser compiler check format matrix bench bench-peers bench-comm docs clean
+.PHONY: train test browser libraries compiler check format matrix bench bench-peers bench-comm docs clean
 
 train: $(VENV)/.train data/digits
 	$(BIN)/distdl train configs/digits/lenet5.yaml --nproc 2 --name digits --resume
@@ -22,9 +23,11 @@ train: $(VENV)/.train data/digits
 data/digits: | $(VENV)/.train
 	$(BIN)/distdl data pack digits $@
 
-test: $(VENV)/.test browser
+# tests/dist has deadlines of seconds, and so the machine to itself; the runs of tests/e2e are started two at a time.
+test: $(VENV)/.test browser libraries
 	$(PARALLEL) tests/style tests/unit tests/integration
-	$(BIN)/python -m pytest tests/dist tests/e2e
+	$(BIN)/python -m pytest tests/dist
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/e2e
 
 # For the tests that open a report. Without it they are skipped.
 browser:
@@ -32,6 +35,10 @@ browser:
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null && exit 0; \
 	fi; echo "no Chromium here"
+
+# Whose networks the zoo's are compared with. Without what they depend on: only the layers are used.
+libraries: $(VENV)/.test
+	@test -d .libraries/timm || $(PIP) install --no-deps --target .libraries torchvision timm || echo "no torchvision and timm here"
 
 # What the JPEG decoder in C is compiled with. Without it other decoders serve, and its tests are skipped.
 compiler:
@@ -55,6 +62,7 @@ format: $(VENV)/.test
 
 docs: $(VENV)/.test
 	$(BIN)/python -m distdl.config.document > docs/config-keys.md
+	$(BIN)/python -m distdl.models.zoo
 
 bench-peers: $(VENV)/.test .venv-peers/.installed
 	$(BIN)/python benchmarks/step_overhead.py
@@ -76,7 +84,7 @@ bench-comm: $(VENV)/.test
 	$(BIN)/python benchmarks/comm/hierarchical.py
 
 clean:
-	rm -rf $(VENV) .venv-peers
+	rm -rf $(VENV) .venv-peers .libraries
 
 # torch comes first and alone, so that nothing else decides which build is installed.
 $(VENV)/.torch:

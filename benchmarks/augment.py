@@ -25,6 +25,7 @@ from PIL import Image, ImageEnhance
 
 from distdl.data.order import keyed
 from distdl.data.pictures import augment, geometry, transforms
+from distdl.data.pictures.of_batches import split
 from distdl.data.pictures.transforms import Draws, Normalise
 from distdl.trainer import setup
 
@@ -58,7 +59,7 @@ def of_images(images: Pixels, *configs: dict) -> Turn:
 
 
 def of_batches(images: Pixels, config: dict) -> Turn:
-    _, chain = augment.split(transforms.build([config], "data.train")[0], "data.train")
+    _, chain = split(transforms.build([config], "data.train")[0], "data.train")
     image_NCHW = torch.from_numpy(images).permute(0, 3, 1, 2).float().contiguous()
 
     def turn(number: int) -> None:

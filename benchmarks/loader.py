@@ -45,7 +45,7 @@ from distdl.bench.ratio import ratio
 BATCH = 64
 SIDE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-WARM_UP = 3  # batches
+WARM_UP = 12  # batches: as many as bring every slot of memory into use
 CONTENDERS = ("folder", "wds_pil", "wds_cv2", "streaming", "wheels", "native", "processes")
 PEERS = Path(__file__).parents[1] / ".venv-peers"
 SIZES = {"small": (500, 375), "large": (1200, 800)}  # width, height
@@ -417,7 +417,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=24, help="of 64 images, in a round")
+    parser.add_argument("--batches", type=int, default=48, help="of 64 images, in a round")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", default=",".join(CONTENDERS))
     parser.add_argument("--out", type=Path)

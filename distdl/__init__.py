@@ -5,8 +5,9 @@ functions that need it.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+# Known by its name: to import `typing` for it would be the slowest part of the command line's start.
+TYPE_CHECKING = False
 if TYPE_CHECKING:  # for editors and type checkers
     from distdl.api import Result, TrainingFailed, batches, load_model, metrics, train
     from distdl.errors import UserError
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'distdl' has no attribute '{name}'")
     module = "errors" if name == "UserError" else "registry" if name.startswith("register_") else "api"

@@ -11,10 +11,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from distdl import __version__
-from distdl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_USER_ERROR, ProcessLost, UserError
 
 Arguments = argparse.Namespace
 
@@ -25,12 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["DISTDL_TRUST_PLUGINS"] = "1"  # see distdl.run.trust; the workers inherit it
     try:
         return arguments.command(arguments)
-    except UserError as error:
+    except (UserError, ProcessLost) as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:  # before there was anything to save
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_BUG
     except BrokenPipeError:  # the reader of our output has seen enough, as in `distdl zoo | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_DONE
@@ -148,15 +145,24 @@ def _worker_arguments(arguments: Arguments) -> list[str]:
 
 
 def evaluate(arguments: Arguments) -> int:
-    from distdl.trainer.trained import evaluate_config, evaluate_run
+    from distdl.inference.evaluate import evaluate_config, evaluate_runs
 
     what = Path(arguments.run)
+    views: Literal[1, 2, 10] = 10 if arguments.ten_crop else 2 if arguments.mirror else 1
+    others = [word for word in arguments.overrides if "=" not in word]
+    overrides = [word for word in arguments.overrides if "=" in word]
     if what.suffix in (".yaml", ".yml"):
-        rows = evaluate_config(what, arguments.overrides, arguments.weights)
+        if others:
+            raise UserError("several opinions are those of runs, not of a config", where=f"command line {others[0]}")
+        rows = evaluate_config(what, overrides, arguments.weights, views=views)
     else:
         if arguments.weights and arguments.step:
             raise UserError("--step and --weights are two answers to one question", where="command line --weights")
-        rows = evaluate_run(arguments.run, arguments.step, arguments.overrides, _warn, arguments.weights)
+        if others and (arguments.weights or arguments.step):
+            option = "--weights" if arguments.weights else "--step"
+            raise UserError("of which of these runs?", where=f"command line {option}", fix="Write RUN@STEP instead.")
+        runs = [arguments.run, *others]
+        rows = evaluate_runs(runs, arguments.step, overrides, _warn, arguments.weights, views=views)
     _print_json(rows)
     return EXIT_DONE
 
@@ -212,11 +218,13 @@ def config_show(arguments: Arguments) -> int:
 def zoo(arguments: Arguments) -> int:
     from distdl.models import zoo as networks
 
-    found: Any = networks.describe(arguments.name) if arguments.name else networks.summary()
+    pattern = arguments.name or "*"
+    is_one = "*" not in pattern and arguments.family is None
+    found: Any = networks.describe(pattern) if is_one else networks.summary(pattern, arguments.family)
     if arguments.json:
         _print_json(found)
     else:
-        print(networks.format_network(found) if arguments.name else networks.format_table(found))
+        print(networks.format_network(found) if is_one else networks.format_table(found))
     return EXIT_DONE
 
 
@@ -256,14 +264,30 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--diff", action="store_true", help="only what differs from the defaults, and where it is set")
 
     command = _add(commands, "zoo", zoo, "networks: parameters, multiply-accumulates, papers")
-    command.add_argument("name", nargs="?", metavar="NAME", help="one network, layer by layer")
+    command.add_argument("name", nargs="?", metavar="NAME", help="one network, layer by layer; or some, as 'resnet*'")
+    command.add_argument("--family", help="those of a family, such as ResNet")
     command.add_argument("--json", action="store_true", help="for programs")
 
-    command = _add(commands, "eval", evaluate, "evaluate a run's weights, or a config with --weights")
-    command.add_argument("run", metavar="RUN|CONFIG", help="run folder or name, or a config")
-    command.add_argument("overrides", nargs="*", metavar="a.b=c", help="change a key of the config")
+    command = _add(commands, "eval", evaluate, "evaluate a run, the mean of several, or a config with --weights")
+    command.add_argument("run", metavar="RUN|CONFIG", help="run folder or name, as RUN@STEP at a step; or a config")
+    command.add_argument(
+        "overrides", nargs="*", metavar="RUN|a.b=c", help="further runs, whose probabilities are averaged; config keys"
+    )
+    views = command.add_mutually_exclusive_group()
+    views.add_argument("--mirror", action="store_true", help="the mean of each image and its mirror image")
+    views.add_argument("--ten-crop", action="store_true", help="the mean of four corners and centre, each mirrored")
     command.add_argument("--step", help="the checkpoint of this step, or 'best' (default: the newest)")
-    command.add_argument("--weights", type=Path, metavar="FILE", help="safetensors file of the weights")
+    command.add_argument("--weights", metavar="FILE|torchvision:NAME|timm:NAME", help="the weights")
+    _trust_plugins(command)
+
+    from distdl.inference import commands as inference
+
+    command = _add(commands, "predict", inference.predict, "the best classes of image files, by a run's network")
+    inference.add_predict(command)
+    _trust_plugins(command)
+
+    command = _add(commands, "export", inference.export, "a run's weights for other programs")
+    inference.add_export(command)
     _trust_plugins(command)
 
     command = _add(commands, "average", average, "the mean of a run's last checkpoints, as one file of weights")

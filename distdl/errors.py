@@ -1,7 +1,8 @@
 """What a user can get wrong, and the exit codes that every way of starting shares.
 
 A user's mistake raises UserError: what is wrong, where, and how to fix it. It is printed without a traceback and ends
-the process with exit code 2. Any other exception is a bug (exit code 1) and keeps its traceback.
+the process with exit code 2. ProcessLost is nobody's mistake, and is told alike, with exit code 1. Any other exception
+is a bug (exit code 1) and keeps its traceback.
 """
 
 import difflib
@@ -29,6 +30,13 @@ class UserError(Exception):
     def __str__(self) -> str:
         first = f"{self.where}: {self.what}" if self.where else self.what
         return f"{first}\n  {self.fix}" if self.fix else first
+
+
+class ProcessLost(RuntimeError):
+    """A process that a worker had started is gone: no mistake in the config, so that another start may go better.
+
+    Its text is what the user reads, as a UserError's.
+    """
 
 
 class PeerLost(RuntimeError):

@@ -12,22 +12,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+from distdl import catalogue
 from distdl.errors import UserError, did_you_mean
 
-MODELS = {
-    "mlp": "distdl.models.mlp:mlp",
-    "lenet5": "distdl.models.lenet:lenet5",
-    "resnet18": "distdl.models.resnet:resnet18",
-    "resnet34": "distdl.models.resnet:resnet34",
-    "resnet50": "distdl.models.resnet:resnet50",
-    "resnet50_v1": "distdl.models.resnet:resnet50_v1",
-    "resnet20_cifar": "distdl.models.resnet_cifar:resnet20_cifar",
-    "resnet110_cifar": "distdl.models.resnet_cifar:resnet110_cifar",
-    "autoencoder": "distdl.models.autoencoder:autoencoder",
-}
+MODELS = {name: entry.function for name, entry in catalogue.ENTRIES.items()}
 TASKS = {
     "classify": "distdl.tasks.classify:Classify",
+    "metric": "distdl.tasks.metric:Metric",
     "multilabel": "distdl.tasks.multilabel:Multilabel",
+    "multitask": "distdl.tasks.multitask:Multitask",
     "regress": "distdl.tasks.regress:Regress",
     "autoencode": "distdl.tasks.autoencode:Autoencode",
 }
@@ -61,6 +54,7 @@ TRANSFORMS = {
     "random_crop": "distdl.data.pictures.transforms:RandomCrop",
     "random_resized_crop": "distdl.data.pictures.transforms:RandomResizedCrop",
     "flip": "distdl.data.pictures.transforms:Flip",
+    "contrast": "distdl.data.pictures.contrast:Contrast",
     "pad": "distdl.data.pictures.transforms:Pad",
     "rotate": "distdl.data.pictures.geometry:Rotate",
     "zoom": "distdl.data.pictures.geometry:Zoom",
@@ -145,8 +139,10 @@ def check_name(name: str, table: Mapping[str, str], kind: str, declared: Names |
     declared = () if declared is None else declared  # one that is empty may still claim to contain any
     if name in table or (kind, name) in declared or (kind, name) in _registered or all(name.partition(":")):
         return name
-    known = [*table, *(own for its_kind, own in dict.fromkeys((*declared, *_registered)) if its_kind == kind)]
-    listed = f"known: {', '.join(known)}, or" if known else "none is built in or registered; name it as"
+    own_names = [own for its_kind, own in dict.fromkeys((*declared, *_registered)) if its_kind == kind]
+    known = [*table, *own_names]
+    shown = [*own_names, f"the {len(table)} that `distdl zoo` lists"] if table is MODELS else known
+    listed = f"known: {', '.join(shown)}, or" if known else "none is built in or registered; name it as"
     raise ValueError(f"unknown {kind} '{name}'{did_you_mean(name, known)} ({listed} package.module:attribute)")
 
 

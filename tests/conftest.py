@@ -1,7 +1,7 @@
 """What tests need of a machine, and what all of them share.
 
 A test marked `needs("data")` is skipped where the machine lacks it, and fails there if DISTDL_REQUIRE names it. Tests
-marked `matrix` are the long grids: only `make matrix` runs them.
+marked `matrix` are the long grids: only `make matrix` runs them, and draws ten times as many examples of each property.
 """
 
 import importlib.util
@@ -10,10 +10,12 @@ import shutil
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from distdl.data import native
 
+_EXAMPLES, _EXAMPLES_OF_MATRIX = 30, 300  # of each property
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _HAS = {
     "data": lambda: bool(os.environ.get("DISTDL_DATA")),
@@ -22,8 +24,10 @@ _HAS = {
     "tensorboard": lambda: importlib.util.find_spec("tensorboard") is not None,
     "chromium": lambda: any(map(shutil.which, _BROWSERS)),
     "native": lambda: native.library is not None,
+    "libraries": lambda: (Path(__file__).parents[1] / ".libraries/timm").is_dir(),
 }
 _LACK = {
+    "libraries": "neither torchvision nor timm in .libraries, where `make test` puts them",
     "data": "DISTDL_DATA does not name a folder with the real datasets",
     "root": "not root",
     "gpu": "no CUDA device",
@@ -40,6 +44,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"needs(*what): of the machine: {', '.join(_HAS)}")
     config.addinivalue_line("markers", "matrix: a long grid, run by `make matrix`")
+    n_examples = _EXAMPLES_OF_MATRIX if config.getoption("--matrix") else _EXAMPLES
+    hypothesis.settings.register_profile("distdl", max_examples=n_examples, deadline=None)
+    hypothesis.settings.load_profile("distdl")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with & by a script: programs under test inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # started with nohup

@@ -17,7 +17,7 @@ import torch
 
 from distdl.data.engine import HostBatch
 from distdl.data.order import Rows
-from distdl.data.pictures.augment import OnDevice
+from distdl.data.pictures.of_batches import OnDevice
 from distdl.data.pictures.transforms import Normalise
 from distdl.track import NullTracker
 from distdl.track.jsonl import Row

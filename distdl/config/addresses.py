@@ -1,8 +1,8 @@
-"""Addresses in a config, such as https://host/prefix/ and s3://bucket/prefix: what they may hold, how they are shown.
+"""Addresses such as https://host/prefix/ and s3://bucket/prefix: what they may hold, how they are shown.
 
-A config is kept with its run and shown to others, so that it holds no password, token or signed link. Where one is
-needed the address names a variable of the environment, https://host/prefix/?${QUERY}, which is filled in when the
-address is opened and is written down nowhere.
+A config is kept with its run and shown to others, a command line by the shell, so that they hold no password, token or
+signed link. Where one is needed the address names a variable of the environment, https://host/prefix/?${QUERY}, which
+is filled in when the address is opened and is written down nowhere.
 """
 
 import re
@@ -24,8 +24,8 @@ def check(text: str) -> str:
     user = _USER.search(plain)
     if (user and user[0].strip(":@")) or (is_address(plain) and plain.partition("?")[2]):
         raise ValueError(
-            "an address in a config has no user, password or '?...', for a config is kept with its run: "
-            "write ${NAME} for what a variable of the environment holds"
+            "an address has no user, password or '?...' in plain text, for it is kept, with a run or by a shell: "
+            "write ${NAME} for what a variable of the environment holds, on a command line in single quotes"
         )
     return text
 

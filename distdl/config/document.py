@@ -183,7 +183,22 @@ def _arguments(path: str, given: tuple[str, ...]) -> str:
     spec = definition.args
     positional = zip(spec.args, [*[None] * (len(spec.args) - len(spec.defaults)), *spec.defaults])
     pairs = [*positional, *zip(spec.kwonlyargs, spec.kw_defaults)]
-    return ", ".join(_argument(each.arg, value) for each, value in pairs if each.arg not in ("self", *given))
+    own = ", ".join(_argument(each.arg, value) for each, value in pairs if each.arg not in ("self", *given))
+    return ", ".join(filter(None, [own, *(_options(path, each) for each in definition.decorator_list)]))
+
+
+def _options(path: str, decorator: ast.expr) -> str:
+    """What `@options_of(Class)` adds to a network's arguments: the keyword-only ones of a class of its own file, or of
+    one which that imports (distdl/models/options.py)."""
+    if not (isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "options_of"):
+        return ""
+    module, name = path.partition(":")[0], ast.unparse(decorator.args[0])
+    for node in _parse(module).body:
+        if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
+            module = node.module or module
+    (init,) = (each for each in _definition(f"{module}:{name}").body if getattr(each, "name", "") == "__init__")
+    assert isinstance(init, ast.FunctionDef)
+    return ", ".join(_argument(each.arg, value) for each, value in zip(init.args.kwonlyargs, init.args.kw_defaults))
 
 
 def _argument(name: str, default: ast.expr | None) -> str:

@@ -39,6 +39,24 @@ class ModelConfig(Section):
         REQUIRED, "network: a name from `distdl zoo`, or package.module:attribute"
     )
     args: dict[str, Any] = key({}, "arguments of the network's function, such as classes")
+    pretrained: str | None = key(
+        None, "weights to start from: a file, torchvision:NAME, timm:NAME, or a run of one's own as run:NAME[@STEP]"
+    )
+    partial: bool = key(False, "of `pretrained`, take the tensors that fit by name and shape, and leave the others")
+    init_images: int | None = key(
+        None, "a run's first images, from which a network starts whose start depends on data (airbench94_cifar)", ge=1
+    )
+    freeze: list[str] = key(
+        [], "parameters that stay as they are, by pattern; '!pattern' keeps some of them in training"
+    )
+
+    @model_validator(mode="after")
+    def _starts_in_one_way(self) -> "ModelConfig":
+        if self.partial and self.pretrained is None:
+            raise ValueError("partial is said of pretrained, which is not set")
+        if self.init_images and self.pretrained is not None:
+            raise ValueError("pretrained weights and init_images are two ways to start")
+        return self
 
 
 class TaskConfig(Section):
@@ -273,7 +291,7 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give the length of the run either in epochs or in steps")
+            raise ValueError("give the length of the run either in epochs or in steps (and the other as null)")
         if isinstance(self.micro_batch, int) and self.micro_batch < 1:
             raise ValueError("micro_batch is at least 1")
         if self.ema is not None and self.average_from is not None:

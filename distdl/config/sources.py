@@ -40,6 +40,13 @@ class SourceConfig(Section):
             addresses.check(text)
         return value
 
+    @field_validator("shards", "folder")
+    @classmethod
+    def _somewhere(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if value is not None and not (value and all(value)):
+            raise ValueError("it names nothing to read: give a path, or leave the key out")
+        return value
+
     @field_validator("dataset")  # not of the model, which is checked only once every key is right by itself
     @classmethod
     def _one_source(cls, dataset: Any, info: ValidationInfo) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distdl.config import addresses
 from distdl.errors import EXIT_DONE, UserError
 
 if TYPE_CHECKING:
@@ -22,9 +23,12 @@ def add_arguments(add: Add) -> None:
     command.add_argument(
         "kind", metavar="KIND", help="imagenet, tiny-imagenet, cifar, idx, imagefolder, table or digits"
     )
-    command.add_argument("folders", nargs="+", metavar="[SRC] DST", help="digits needs no SRC", type=Path)
+    command.add_argument("folders", nargs="+", metavar="[SRC] DST", help="digits needs no SRC", type=_on_disk)
     command.add_argument(
         "--holdout", type=float, help="imagefolder or table without splits: the share that becomes test"
+    )
+    command.add_argument(
+        "--group", metavar="REGEX", help="imagefolder: hold out together what it finds the same in, such as '^(\\d+)_'"
     )
     command.add_argument("--val-labels", metavar="FILE", help="imagenet: the classes of the validation images")
     command.add_argument("--labels", choices=("fine", "coarse"), help="cifar: those of CIFAR-100")
@@ -36,7 +40,9 @@ def add_arguments(add: Add) -> None:
     command.add_argument("--workers", type=int, metavar="N", help="threads (default: one per core)")
 
     command = add("index", index, "index plain tars, so that they are read by offset")
-    command.add_argument("shards", metavar="DST", type=Path, help="folder of tars, one tar, or a wids listing (.json)")
+    command.add_argument(
+        "shards", metavar="DST", type=_on_disk, help="folder of tars, one tar, or a wids listing (.json)"
+    )
     command.add_argument(
         "--exclude",
         action="append",
@@ -45,15 +51,19 @@ def add_arguments(add: Add) -> None:
         metavar="FILE.jsonl",
         help="leave out the samples that it names, such as a run's quarantine.jsonl",
     )
-    command.add_argument("--to", type=Path, metavar="FOLDER", help="where the shards' own folder can't be written")
+    command.add_argument("--to", type=_on_disk, metavar="FOLDER", help="where the shards' own folder can't be written")
 
     command = add("verify", verify, "check every byte: checksums, images, sounds, labels")
-    command.add_argument("shards", metavar="DST", nargs="+", help="folder of tars, tars, or addresses")
-    command.add_argument("--index", metavar="FOLDER", help="where the index files are, or their address")
+    command.add_argument("shards", metavar="DST", nargs="+", type=_anywhere, help="folder of tars, tars, or addresses")
+    command.add_argument(
+        "--index", metavar="FOLDER", type=_anywhere, help="where the index files are, or their address"
+    )
 
     command = add("show", show, "counts, classes and sizes")
-    command.add_argument("shards", metavar="DST", nargs="+", help="folder of tars, tars, or addresses")
-    command.add_argument("--index", metavar="FOLDER", help="where the index files are, or their address")
+    command.add_argument("shards", metavar="DST", nargs="+", type=_anywhere, help="folder of tars, tars, or addresses")
+    command.add_argument(
+        "--index", metavar="FOLDER", type=_anywhere, help="where the index files are, or their address"
+    )
     command.add_argument("--sheet", type=Path, metavar="OUT.png", help="write a contact sheet of the first images")
 
 
@@ -63,7 +73,7 @@ def pack(arguments: Arguments) -> int:
     *sources, destination = arguments.folders
     if len(sources) > 1:
         raise UserError(f"one source and one destination are expected (got {len(arguments.folders)} folders)")
-    named = {name: getattr(arguments, name) for name in ("holdout", "val_labels", "labels")}
+    named = {name: getattr(arguments, name) for name in ("holdout", "group", "val_labels", "labels")}
     options = {name: value for name, value in named.items() if value is not None}
     if arguments.shard_mb is not None:
         if arguments.shard_mb <= 0:
@@ -111,6 +121,20 @@ def show(arguments: Arguments) -> int:
 
     print(text_of(_one_or_list(arguments.shards), sheet=arguments.sheet, index_folder=arguments.index))
     return EXIT_DONE
+
+
+def _on_disk(text: str) -> Path:
+    if addresses.is_address(text):
+        raise argparse.ArgumentTypeError(f"{addresses.shown(text)} is an address; here a path on disk is expected")
+    return Path(text)
+
+
+def _anywhere(text: str) -> str:
+    """A path, or an address without a secret in it. Not a ValueError: argparse would repeat the text."""
+    try:
+        return addresses.check(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _one_or_list(shards: list[str]) -> str | list[str]:

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +21,9 @@ from distdl.config.sources import SplitConfig
 from distdl.data.fill import Filler
 from distdl.data.mixture import AnyDataset
 from distdl.data.order import Rows
-from distdl.data.samples import BadRow
+from distdl.data.samples import BadRow, BadSample
 from distdl.data.slots import Slots
-from distdl.data.workers import Part, Workers
+from distdl.data.workers import Part, Workers, recipe_of
 from distdl.errors import UserError
 
 _ROWS_PER_TASK = 32
@@ -66,7 +65,7 @@ class Loader:
         self._prefetch, self._raises = prefetch, self._filler.policy == "raise"
         self._slots = Slots(pin=pin_memory)
         self._workers = workers
-        self._number = workers.add(self._filler, partial(_filler_again, open_again, split, of_filler), self._slots)
+        self._number = workers.add(self._filler, recipe_of(self._filler, open_again, split, of_filler), self._slots)
 
     def close(self) -> None:
         self._filler.close()  # first: a thread may be waiting for a server
@@ -81,7 +80,7 @@ class Loader:
         with closing(self.batches(rows)) as batches:
             for batch in batches:
                 if self._raises and batch.problems:
-                    raise refusal(batch.problems[0], self.where)
+                    raise refusal(batch.problems[0], self.where, "Repair or repack the shard (`distdl data verify`).")
                 yield batch
 
     def batches(self, rows: Iterable[Rows]) -> Generator[HostBatch, None, None]:
@@ -118,15 +117,12 @@ class Loader:
         return {name: torch.from_numpy(arrays[name]) for name in arrays if name not in _HOST_ONLY}, parts
 
 
-def _filler_again(open_again: Callable[[], AnyDataset] | None, split: SplitConfig, of_filler: dict[str, Any]) -> Filler:
-    assert open_again, "a loader of worker processes is told how to open its dataset in them"
-    return Filler(open_again(), split, **of_filler)
-
-
-def refusal(bad: BadRow, where: str) -> UserError:
-    """What the policy "raise" ends with."""
+def refusal(bad: BadSample | BadRow, where: str, way_out: str) -> UserError:
+    """What the policy "raise" ends with. `way_out`: of a sample that is damaged."""
+    if bad.own_code:
+        way_out = "Mend this code, or what it reads: a dataset or a stage gives a sample for each."
     return UserError(
-        f"bad sample: {bad}",
+        "\n".join([f"bad sample: {bad}", *bad.traceback.splitlines()]),
         where=where,
-        fix="Repair or repack the shard (`distdl data verify`), or set data.bad_sample: mask.",
+        fix=f"{way_out} Or set data.bad_sample: mask.",
     )

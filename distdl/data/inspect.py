@@ -2,10 +2,11 @@
 
 It reads every byte. Shards are compared with the checksums in their indexes and dataset.json, those with their own,
 images and sounds are decoded and labels compared with the list of classes; whatever is wrong is named by shard, key and
-component.
+component. The last lines say what can be done about it.
 """
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import xxhash
 
@@ -47,6 +48,7 @@ class Problem:
     key: str = ""
     component: str = ""
     reason: str
+    remedy: Literal["copy", "go without", "index", "exclude"] = "copy"  # "go without": the shard; or copy it
 
     def __str__(self) -> str:
         sample = f" sample '{self.key}'" if self.key else ""
@@ -57,6 +59,7 @@ class Problem:
 @dataclass(slots=True)
 class Report:
     path: str
+    index_again: str  # the command
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     n_shards: int = 0
@@ -74,7 +77,24 @@ class Report:
             lines.append(f"... and {len(self.problems) - _MOST_PRINTED:,} more problems")
         read = f"{counted(self.n_samples, 'sample')} in {counted(self.n_shards, 'shard')}, {self.n_bytes / 1e6:,.1f} MB"
         verdict = "no problem found" if self.ok else counted(len(self.problems), "problem")
-        return "\n".join([*lines, f"{self.path}: {verdict} ({read}, {self.seconds:.1f} s)"])
+        return "\n".join([*lines, f"{self.path}: {verdict} ({read}, {self.seconds:.1f} s)", *self._what_to_do()])
+
+    def _what_to_do(self) -> list[str]:
+        remedies = {problem.remedy for problem in self.problems}
+        lines = []
+        if changed := [problem.shard for problem in self.problems if problem.remedy in ("copy", "go without")]:
+            names = catalog.few(list(dict.fromkeys(changed)))
+            lines.append(f"Copy {names} again, or if that was changed on purpose: `{self.index_again}`.")
+        elif "index" in remedies:
+            lines.append(f"Write the indexes and {descriptor.FILE_NAME} again: `{self.index_again}`.")
+        if "go without" in remedies:
+            lines.append(f"To go without a shard: move it out of the folder, then `{self.index_again}`.")
+        if sample := next((problem for problem in self.problems if problem.remedy == "exclude"), None):
+            line = json.dumps({"shard": sample.shard, "key": sample.key})
+            lines.append(
+                f"To go without samples: `{self.index_again} --exclude FILE.jsonl`, with a line {line} for each."
+            )
+        return lines
 
 
 def verify(path: Shards, index_folder: str | Path | None = None) -> Report:
@@ -82,8 +102,8 @@ def verify(path: Shards, index_folder: str | Path | None = None) -> Report:
 
     What lies elsewhere is fetched shard by shard, and none is kept. Raises UserError only if there is nothing to check.
     """
-    began, report = time.perf_counter(), Report(places.shown(path))
     local = places.one_local(path)
+    began, report = time.perf_counter(), Report(places.shown(path), _index_again(local, index_folder))
     with (
         TemporaryDirectory() as temporary,
         ThreadPoolExecutor(max(_FETCHERS, len(os.sched_getaffinity(0)))) as pool,
@@ -100,6 +120,11 @@ def verify(path: Shards, index_folder: str | Path | None = None) -> Report:
                     report.problems += _verify_samples(tar.path, shard_index, classes, pool, advance)
     report.seconds = time.perf_counter() - began
     return report
+
+
+def _index_again(local: Path | None, index_folder: str | Path | None) -> str:
+    folder = "FOLDER" if local is None else local if local.is_dir() else local.parent
+    return f"distdl data index {folder}" + (f" --to {index_folder}" if index_folder else "")
 
 
 class _Tar(NamedTuple):
@@ -123,8 +148,9 @@ def _on_disk(path: Path, index_folder: str | Path | None, report: Report) -> _Fo
 def _elsewhere(
     path: Shards, index_folder: str | Path | None, into: Path, pool: ThreadPoolExecutor, report: Report
 ) -> _Found:
-    remote = RemoteConfig()
-    shards, _, classes = listing.shards_of(places.places(path), index_folder, remote, False, as_remote=False)
+    named = places.places(path)
+    listing.check_reachable(named, index_folder)
+    shards, _, classes = listing.shards_of(named, index_folder, RemoteConfig(), False, as_remote=False)
     report.n_shards = len(shards)
 
     def found() -> Iterator[_Tar]:
@@ -177,7 +203,7 @@ def _verify_descriptor(path: Path, tars: list[Path], folders: list[Path], report
                 catalog.listed_shards(path, tars, [folder])  # do its counts and names fit the files?
                 return listed
         except UserError as error:
-            report.problems.append(Problem(shard=descriptor.FILE_NAME, reason=error.what))
+            report.problems.append(Problem(shard=descriptor.FILE_NAME, reason=error.what, remedy="index"))
             return descriptor.read_unchecked(folder / descriptor.FILE_NAME)
     report.notes.append(f"no {descriptor.FILE_NAME}: labels can't be compared with a list of classes")
     return None
@@ -190,14 +216,15 @@ def _verify_shard(tar: Path, folders: list[Path], listed: ShardEntry | None, rep
     path = next((path for folder in folders if (path := catalog.index_path(tar, folder)).exists()), None)
     shard_index = None
     if path is None and listed is not None:
-        report.problems.append(Problem(shard=tar.name, reason=f"its index {tar.name}{index.SUFFIX} is missing"))
+        reason = f"its index {tar.name}{index.SUFFIX} is missing"
+        report.problems.append(Problem(shard=tar.name, reason=reason, remedy="index"))
     elif path is None:
         report.notes.append(f"{tar.name} has no index, so its data can't be compared with a checksum")
     else:
         try:
             shard_index = index.read(path)
         except UserError as error:
-            report.problems.append(Problem(shard=path.name, reason=error.what))
+            report.problems.append(Problem(shard=path.name, reason=error.what, remedy="index"))
     expected = {
         entry_xxh3 for entry_xxh3 in (listed and listed.xxh3, shard_index and shard_index.tar_xxh3) if entry_xxh3
     }
@@ -210,17 +237,17 @@ def _verify_shard(tar: Path, folders: list[Path], listed: ShardEntry | None, rep
         report.problems.append(Problem(shard=tar.name, reason=reason))
     elif listed and listed.md5 is not None and listed.md5 != md5:
         reason = f"its md5, by which wids knows it, is {md5}; {descriptor.FILE_NAME} has {listed.md5}"
-        report.problems.append(Problem(shard=tar.name, reason=reason))
+        report.problems.append(Problem(shard=tar.name, reason=reason, remedy="index"))
     if listed and shard_index and shard_index.n_samples != listed.n_samples:
         reason = f"it has {shard_index.n_samples} samples; {descriptor.FILE_NAME} has {listed.n_samples}"
-        report.problems.append(Problem(shard=f"{tar.name}{index.SUFFIX}", reason=reason))
+        report.problems.append(Problem(shard=f"{tar.name}{index.SUFFIX}", reason=reason, remedy="index"))
     if listed and listed.excluded:
         report.notes.append(f"{tar.name}: {counted(len(listed.excluded), 'sample')} left out on purpose, not looked at")
     if shard_index is None:
         try:
             shard_index = index.build(tar)
         except UserError as error:
-            report.problems.append(Problem(shard=tar.name, reason=error.what))
+            report.problems.append(Problem(shard=tar.name, reason=error.what, remedy="go without"))
     return shard_index
 
 
@@ -232,21 +259,28 @@ def _verify_samples(
     kinds = {kind: is_kind for kind, is_kind in _KINDS.items() if any(map(is_kind, shard_index.extensions))}
     file = os.open(tar, os.O_RDONLY)
     try:
+        lost = _beyond(os.fstat(file).st_size, shard_index)
+        if lost:
+            reason = f"{len(lost):,} of its {counted(shard_index.n_samples, 'sample')} are lost, for it is cut off: "
+            reason += f"'{shard_index.key(min(lost))}'" + (" and what follows" if len(lost) > 1 else "")
+            yield Problem(shard=tar.name, reason=reason, remedy="go without")
 
         def check(row: int) -> list[Problem]:
+            if row in lost:
+                return []
             key, components = shard_index.key(row), shard_index.components(row)
             found = [
-                Problem(shard=tar.name, key=key, component=extension, reason=reason)
+                Problem(shard=tar.name, key=key, component=extension, reason=reason, remedy="exclude")
                 for extension, component in components.items()
                 if (reason := _what_is_wrong(file, extension, component, classes))
             ]
             if labelled and LABEL not in components:
-                found.append(
-                    Problem(shard=tar.name, key=key, component=LABEL, reason="is missing; other samples have it")
-                )
+                reason = "is missing; other samples have it"
+                found.append(Problem(shard=tar.name, key=key, component=LABEL, reason=reason, remedy="exclude"))
             for kind, is_kind in kinds.items():
                 if not any(map(is_kind, components)):
-                    found.append(Problem(shard=tar.name, key=key, reason=f"has no {kind}; other samples have one"))
+                    reason = f"has no {kind}; other samples have one"
+                    found.append(Problem(shard=tar.name, key=key, reason=reason, remedy="exclude"))
             return found
 
         for found in pool.map(check, range(shard_index.n_samples)):
@@ -254,6 +288,14 @@ def _verify_samples(
             yield from found
     finally:
         os.close(file)
+
+
+def _beyond(size: int, shard_index: ShardIndex) -> set[int]:
+    """The rows of samples that a tar of this size has no more, or not all of. In bytes."""
+    if size >= shard_index.tar_size:
+        return set()
+    rows = range(shard_index.n_samples)
+    return {row for row in rows if any(c.offset + c.size > size for c in shard_index.components(row).values())}
 
 
 def _what_is_wrong(file: int, extension: str, component: Component, classes: list[str] | None) -> str:

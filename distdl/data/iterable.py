@@ -50,7 +50,7 @@ class OwnIterable:
         self._shared_out = True
         self._closed = False
         self._lock = threading.Lock()
-        self._announced: dict[int, deque[Ticket]] = {}
+        self._announced: dict[tuple[int, int], deque[Ticket]] = {}
         self._asked: SimpleQueue[Ticket | None] = SimpleQueue()
         threading.Thread(target=self._read, name="iterable", daemon=True).start()
         self._first: Ticket | None = self._ask()  # looked at before it is trained on
@@ -58,12 +58,12 @@ class OwnIterable:
     def advance(self) -> None:
         """Items come when they are announced."""
 
-    def announce(self, sample_ids: list[int]) -> None:
-        """Samples that are asked for next, in the order of their rows."""
+    def announce_rows(self, rows: list[tuple[int, int]]) -> None:
+        """Sample ids and keys that are asked for next, in the order of their rows."""
         with self._lock:
-            for sample_id in sample_ids:
+            for row in rows:
                 ticket, self._first = self._first or self._ask(), None
-                self._announced.setdefault(sample_id, deque()).append(ticket)
+                self._announced.setdefault(row, deque()).append(ticket)
 
     def example(self, sample_id: int, key: int = 0) -> Example:
         """What was taken for this sample; the next item where it was not announced.
@@ -71,8 +71,13 @@ class OwnIterable:
         Raises BadSample if it can't be had, and UserError if it is not an image with a label.
         """
         with self._lock:
-            announced = self._announced.get(sample_id)
-            ticket = announced.popleft() if announced else self._first or self._ask()
+            announced = self._announced.get((sample_id, key))
+            if not announced:
+                ticket = self._first or self._ask()
+            else:
+                ticket = announced.popleft()
+                if not announced:
+                    del self._announced[sample_id, key]
         return self._example(ticket.result())
 
     def first_digest(self) -> str | None:
@@ -135,7 +140,7 @@ class OwnIterable:
                     ) from None
             except Exception as error:  # the user's code
                 self._failed = f"{type(error).__name__}: {error}"
-                raise BadSample(self.path, "an item", "", self._failed) from error
+                raise own.given_up(error, self.path, "an item") from error
         raise UserError(
             "it gives a worker no sample at all",
             where=f"data.train.dataset: {self.path}",

@@ -7,7 +7,7 @@ damage, which a checksum would have shown: `parse` raises ValueError, and the lo
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -33,6 +33,17 @@ class LabelSpec:
 def class_number(n_classes: int | None) -> LabelSpec:
     """0 to n_classes - 1, or without a bound if the number of classes is not known; IGNORED where it does not count."""
     return LabelSpec(parse=partial(_class_number, n_classes), expected="class numbers", dtype="int64", ignored=IGNORED)
+
+
+def class_numbers(n_classes: Sequence[int]) -> LabelSpec:
+    """One class number for each of several questions, which have so many classes -> a vector of them."""
+    return LabelSpec(
+        parse=partial(_class_numbers, tuple(n_classes)),
+        expected=f"{len(n_classes)} class numbers a sample",
+        shape=(len(n_classes),),
+        dtype="int64",
+        ignored=IGNORED,
+    )
 
 
 def class_set(n_classes: int) -> LabelSpec:
@@ -65,6 +76,13 @@ def are_numbers(text: bytes) -> bool:
 
 def _class_number(n_classes: int | None, label: Any) -> int:
     return _in_range(_whole_number(label), n_classes)
+
+
+def _class_numbers(n_classes: tuple[int, ...], label: Any) -> list[int]:
+    given: list[Any] = words(label) if isinstance(label, bytes) else np.asarray(label).reshape(-1).tolist()
+    if len(given) != len(n_classes):
+        raise ValueError(f"has {len(given)} numbers: the task has {len(n_classes)} heads")
+    return [_in_range(_whole_number(value), count) for value, count in zip(given, n_classes)]
 
 
 def _class_set(n_classes: int, label: Any) -> np.ndarray:

@@ -5,7 +5,7 @@ sample ids count through the sources in turn; MixturePlan (distdl/data/mixture_o
 MixedSamples asks each source for its own samples, by its own ids
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import xxhash
@@ -22,9 +22,9 @@ Source = Stored | OwnDataset
 
 
 class Mixture:
-    """Closes its sources. Raises UserError where they number a class in different ways."""
+    """Closes its sources."""
 
-    def __init__(self, sources: dict[str, Source], where: str) -> None:
+    def __init__(self, sources: dict[str, Source]) -> None:
         self.sources = dict(sorted(sources.items()))
         self.path = " + ".join(self.sources)
         self.classes: list[str] | None = None
@@ -34,7 +34,6 @@ class Mixture:
         self.n_samples = sum(counts)
         what = "".join(f"{name}\0{source.identity}\0" for name, source in self.sources.items())
         self.identity = xxhash.xxh3_128_hexdigest(what.encode())
-        _check_classes(self.sources, where)
 
     def locate(self, sample_id: int) -> tuple[str, int]:
         """Sample id -> name of its source, and its id there."""
@@ -65,13 +64,18 @@ AnyDataset = Source | OwnIterable | Mixture
 
 
 class MixedSamples:
-    """What is said of a label begins with the name of its source."""
+    """What is said of a label begins with the name of its source.
+
+    Raises UserError where a class number means one class in one source and another in another.
+    """
 
     def __init__(self, mixture: Mixture, split: SourceConfig, where: str, *, has_label: bool) -> None:
         assert isinstance(split, TrainSplitConfig) and split.mixture, "what is mixed has the sources' settings"
+        if has_label:
+            _check_classes(_class_lists(mixture, split.mixture), f"{where}.mixture")
         self._mixture = mixture
         self._samples = {
-            name: samples_of(source, split.mixture[name], f"{where}.mixture.{name}", has_label=has_label)
+            name: _samples_of_source(source, split.mixture[name], f"{where}.mixture.{name}", has_label=has_label)
             for name, source in mixture.sources.items()
         }
 
@@ -88,7 +92,8 @@ class MixedSamples:
             samples.announce(self._mixture.only(name, ids).tolist())
 
 
-Samples = ShardSamples | StagedSamples | OwnDataset | OwnIterable | MixedSamples
+SourceSamples = ShardSamples | StagedSamples | OwnDataset
+Samples = SourceSamples | OwnIterable | MixedSamples
 
 
 def samples_of(dataset: AnyDataset, split: SourceConfig, where: str, *, has_label: bool) -> Samples:
@@ -98,22 +103,39 @@ def samples_of(dataset: AnyDataset, split: SourceConfig, where: str, *, has_labe
     """
     if isinstance(dataset, Mixture):
         return MixedSamples(dataset, split, where, has_label=has_label)
-    if isinstance(dataset, OwnDataset | OwnIterable):
+    if isinstance(dataset, OwnIterable):
         return dataset
+    return _samples_of_source(dataset, split, where, has_label=has_label)
+
+
+def _samples_of_source(source: Source, split: SourceConfig, where: str, *, has_label: bool) -> SourceSamples:
+    if isinstance(source, OwnDataset):
+        return source
     label = split.label if has_label else None
-    return (StagedSamples if split.stages else ShardSamples)(dataset, split, where, label)
+    return (StagedSamples if split.stages else ShardSamples)(source, split, where, label)
 
 
-def _check_classes(sources: dict[str, Source], where: str) -> None:
-    """A class has to have the same number everywhere, which is all that a label says."""
-    known: dict[str, tuple[str, list[str]]] = {}  # class -> a source that has it, and all classes there
-    for name, source in sources.items():
-        classes = list(source.classes or ())
-        for number, of_class in enumerate(classes):
-            other, theirs = known.setdefault(of_class, (name, classes))
-            if other != name and theirs[number : number + 1] != [of_class]:
+def _class_lists(mixture: Mixture, settings: Mapping[str, SourceConfig]) -> dict[str, list[str]]:
+    """Of the sources whose labels are known to be numbers of their class list: stages may give others."""
+    named = {name: source.classes for name, source in mixture.sources.items()}
+    own_label = SourceConfig.model_fields["label"].default
+    return {
+        name: list(classes)
+        for name, classes in named.items()
+        if classes and settings[name].label == own_label and not settings[name].stages
+    }
+
+
+def _check_classes(classes_of: Mapping[str, list[str]], where: str) -> None:
+    """A label says no more than a number, which has to mean the same class in all of them."""
+    longest_first = sorted(classes_of, key=lambda name: -len(classes_of[name]))
+    for name in longest_first[1:]:
+        longest = longest_first[0]
+        for number, (one, other) in enumerate(zip(classes_of[longest], classes_of[name])):
+            if one != other:
                 raise UserError(
-                    f"the class '{of_class}' has the number {theirs.index(of_class)} in {other}, {number} in {name}",
-                    where=f"{where}.mixture",
-                    fix="Pack the sources with the same list of classes, so that labels mean the same.",
+                    f"the class {number} is '{one}' in {longest}, but '{other}' in {name}",
+                    where=where,
+                    fix="Give each class one number in all sources: pack one of them from a table with class numbers "
+                    "(`distdl data pack table`), or renumber it by a stage of your own (stages).",
                 )

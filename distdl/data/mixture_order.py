@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from distdl.config.schema import GrowthConfig
-from distdl.data.order import PLAN_VERSION, Int64s, Plan, seed_of
+from distdl.data.order import PLAN_VERSION, Int64s, Plan, augmentation_key, seed_of
 from distdl.errors import UserError
 
 MOST_PARTS = 10_000
@@ -100,7 +100,7 @@ class MixturePlan(Plan):
     def augmentation_seed(self, epoch: int, offset: int, sample_id: int) -> int:
         """The pass over its source tells apart how often a sample is seen."""
         source, nth = map(int, self._count(epoch, offset))
-        return seed_of(self.seed, nth // self._plans[source].n_samples, sample_id)
+        return augmentation_key(self.seed, nth // self._plans[source].n_samples, sample_id)
 
     def _count(self, epoch: Int64s | int, offset: Int64s | int) -> tuple[Int64s, Int64s]:
         """Which source stands at offsets of epochs, and how many of its samples came before."""

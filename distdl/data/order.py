@@ -69,6 +69,12 @@ def seed_of(*parts: int) -> int:
     return state >> 1
 
 
+def augmentation_key(seed: int, seen: int, sample_id: int, *again: int) -> int:
+    """Keys a sample's random numbers the `seen`-th time. Its lowest bit begins as a coin and changes each time."""
+    turn = (seed_of(seed, sample_id) ^ seen) & 1
+    return seed_of(seed, seen, sample_id, *again) & ~1 | turn
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Rows of a batch. All arrays have one element a row.
@@ -253,7 +259,7 @@ class Plan:
     def augmentation_seed(self, epoch: int, offset: int, sample_id: int) -> int:
         """Keys a sample's augmentation. The epoch tells apart how often it is seen, unless it may be drawn again."""
         again = () if self._weighted is None else (offset,)
-        return seed_of(self.seed, epoch, sample_id, *again)
+        return augmentation_key(self.seed, epoch, sample_id, *again)
 
     def _line(self, epoch: int) -> tuple[Int64s, Int64s, int]:
         """Shards in this epoch's order, where each begins on the virtual line, and the line's rotation."""

@@ -8,12 +8,13 @@ if the object has them.
 """
 
 import json
+import sys
+import traceback
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
-from torch.utils.data import IterableDataset
 
 from distdl import registry
 from distdl.config.sources import SourceConfig
@@ -55,7 +56,7 @@ class OwnDataset:
         try:
             item = self._items[sample_id]
         except Exception as error:  # the user's code, whose way to say "this one is damaged" this is
-            raise BadSample(self.path, key_of, "", f"{type(error).__name__}: {error}") from error
+            raise given_up(error, self.path, key_of) from error
         return example_of(item, self.path, key_of)
 
     def labels(self) -> list[Any]:
@@ -81,6 +82,13 @@ class OwnDataset:
         """There is nothing of ours to close."""
 
 
+def given_up(error: Exception, source: str, key: str, by: str = "") -> BadSample:
+    """The sample for which code of one's own raised this; `by`: what it is called, if it is not the source itself."""
+    inside = error.__traceback__ and error.__traceback__.tb_next  # below the call
+    text = "".join(traceback.format_exception(type(error), error, inside)) if inside else ""
+    return BadSample(source, key, "", f"{by}{type(error).__name__}: {error}", own_code=True, traceback=text)
+
+
 def items_of(split: SourceConfig) -> Any:
     """What the function or class that `split.dataset` names returns."""
     assert split.dataset is not None, "a split has shards or a dataset"
@@ -90,7 +98,10 @@ def items_of(split: SourceConfig) -> Any:
 
 def is_indexed(items: Any) -> bool:
     """Whether item i can be asked for. torch's IterableDataset inherits a __getitem__ that only raises."""
-    return hasattr(items, "__len__") and hasattr(items, "__getitem__") and not isinstance(items, IterableDataset)
+    if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
+        return False
+    torch_data = sys.modules.get("torch.utils.data")  # imported by whoever has made one of its datasets
+    return torch_data is None or not isinstance(items, torch_data.IterableDataset)
 
 
 def identity(split: SourceConfig, n_samples: int) -> str:

@@ -4,7 +4,8 @@
 
 The slot, which both sides map, has the request and the result, so nothing but a few numbers crosses the border. A child
 announces what it is asked for as soon as it is told, fills it in the order of asking, and ends with its connection, so
-when the parent is gone at the latest. Signals are the parent's affair.
+when the parent is gone at the latest. Signals are the parent's affair. Nothing that a child needs of distdl imports
+torch, which would take it a second and 190 MB.
 """
 
 import contextlib
@@ -15,25 +16,27 @@ import os
 import pickle
 import queue
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
+from multiprocessing.resource_tracker import ensure_running
 from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
-import torch
 
 from distdl import plugins, registry
 from distdl.data.fill import Filler
 from distdl.data.samples import BadRow
 from distdl.data.slots import Arrays, Place, Slots, arrays_in
 from distdl.data.workers import Recipe
-from distdl.errors import UserError
+from distdl.errors import ProcessLost, UserError
+from distdl.run.failures import signal_name
 
 _SPAWN = multiprocessing.get_context("spawn")
 _STOP_S = 5.0
@@ -44,10 +47,13 @@ Task = tuple[int, int, int, int, int | None, int, int]
 
 
 class Processes:
-    """Starts `n` worker processes with the first batch. See distdl.data.workers.Workers."""
+    """Starts `n` worker processes with the first loader, for the training process of rank `rank`.
 
-    def __init__(self, n: int) -> None:
-        self._n = n
+    See distdl.data.workers.Workers. What a process is asked for that is gone raises ProcessLost.
+    """
+
+    def __init__(self, n: int, rank: int = 0) -> None:
+        self._n, self._rank = n, rank
         self._children: list[_Child] = []
         self._numbers = itertools.count()
         self._loaders: dict[int, tuple[bytes, Slots]] = {}
@@ -68,14 +74,17 @@ class Processes:
                 "data.worker_type: thread.",
             ) from error
         self._loaders[number] = packed, slots
+        if not self._children:  # it is the one to be read first: the rest of the start goes on beside them
+            sources = list(plugins.loaded.items())
+            with _signals_blocked():
+                self._children += [_Child(sources, number, self._rank) for number in range(self._n)]
+            for child in self._children:
+                child.know(number, packed, slots)
         return number
 
     def submit(
         self, loader: int, place: Place, arrays: Arrays, resolution: int | None, begin: int, end: int
     ) -> Future[list[BadRow]]:
-        if not self._children:
-            sources = list(plugins.loaded.items())
-            self._children += [_Child(sources, number) for number in range(self._n)]
         child = self._children[self._n_submitted % self._n]
         self._n_submitted += 1
         packed, slots = self._loaders[loader]
@@ -86,6 +95,17 @@ class Processes:
         self._loaders.pop(loader, None)
         if not self._loaders:
             _end(self._children)
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """For processes that are started in it: one that comes before they ignore them would end them, with a traceback."""
+    ensure_running()  # of multiprocessing: it is started with the first process, and unblocks signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end(children: list["_Child"]) -> None:
@@ -99,7 +119,8 @@ def _end(children: list["_Child"]) -> None:
 class _Child:
     """The parent's side of one process."""
 
-    def __init__(self, sources: Iterable[plugins.Source], number: int) -> None:
+    def __init__(self, sources: Iterable[plugins.Source], number: int, rank: int) -> None:
+        self._rank = rank
         self._connection, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(
             target=_main, args=(theirs, list(sources)), name=f"distdl-data-{number}", daemon=True
@@ -157,19 +178,22 @@ class _Child:
         except (EOFError, OSError):
             with self._lock:
                 self._is_gone = True
-            for future, _ in self._asked:
-                if future.set_running_or_notify_cancel():
-                    future.set_exception(self._loss())
-            self._asked.clear()
+                for future, _ in self._asked:
+                    if future.set_running_or_notify_cancel():
+                        future.set_exception(self._loss())
+                self._asked.clear()
 
-    def _loss(self) -> RuntimeError:
+    def _loss(self) -> ProcessLost:
         self._process.join(1.0)
         code = self._process.exitcode
-        how = f"exit code {code}"
-        if code is not None and code < 0:
-            how = signal.Signals(-code).name
-            how += " (out of memory?)" if -code == signal.SIGKILL else ""
-        return RuntimeError(f"a data worker process ended: {how}; its output says why, if it came to that")
+        who = f"data worker process {self._process.pid} of rank {self._rank}"
+        if code == -signal.SIGKILL:
+            return ProcessLost(
+                f"{who} was killed by SIGKILL, most likely because memory ran out\n"
+                "  Lower data.workers or data.prefetch, then go on with --resume."
+            )
+        how = f"was ended by {signal_name(-code)}" if code is not None and code < 0 else f"ended with exit code {code}"
+        return ProcessLost(f"{who} {how}\n  Its output may say why. Then go on with --resume.")
 
 
 # --- the child's side ---
@@ -178,10 +202,17 @@ class _Child:
 def _main(connection: Connection, sources: list[plugins.Source]) -> None:
     for number in _FORWARDED:
         signal.signal(number, signal.SIG_IGN)
-    torch.set_num_threads(1)  # the cores are shared by the processes
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+    _take_one_core()
+    failure: Exception | None = None
+    registered: registry.Registered = {}
+    try:
+        registered = plugins.load(sources)
+    except Exception as error:  # the user's code
+        failure = error
     work: queue.SimpleQueue[tuple[_Loader, Task]] = queue.SimpleQueue()
-    with registry.using(plugins.load(sources)):
-        threading.Thread(target=_listen, args=(connection, work), name="listen", daemon=True).start()
+    with registry.using(registered):
+        threading.Thread(target=_listen, args=(connection, work, failure), name="listen", daemon=True).start()
         while True:
             loader, task = work.get()
             try:
@@ -192,7 +223,14 @@ def _main(connection: Connection, sources: list[plugins.Source]) -> None:
                 connection.send(answer)
 
 
-def _listen(connection: Connection, work: "queue.SimpleQueue[tuple[_Loader, Task]]") -> None:
+def _take_one_core() -> None:
+    """The cores are shared by the processes. If torch is imported at all, then by the user's code."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+def _listen(connection: Connection, work: "queue.SimpleQueue[tuple[_Loader, Task]]", failure: Exception | None) -> None:
     loaders: dict[int, _Loader] = {}
     while True:
         try:
@@ -202,7 +240,7 @@ def _listen(connection: Connection, work: "queue.SimpleQueue[tuple[_Loader, Task
         if message is None:
             os._exit(0)  # whatever is being done, nobody waits for it
         if len(message) == 2:
-            loaders[message[0]] = _Loader(message[1], recv_handle(connection))
+            loaders[message[0]] = _Loader(message[1], recv_handle(connection), failure)
             continue
         loader = loaders[message[0]]
         loader.announce(message)
@@ -212,13 +250,13 @@ def _listen(connection: Connection, work: "queue.SimpleQueue[tuple[_Loader, Task
 class _Loader:
     """What a child has of a loader: the filler, or why there is none; and the slots, as they come."""
 
-    def __init__(self, packed: bytes, file: int) -> None:
+    def __init__(self, packed: bytes, file: int, failure: Exception | None) -> None:
         self._file = file
         self._maps: dict[Place, mmap.mmap] = {}
         self._filler: Filler | None = None
-        self._failure: Exception | None = None
+        self._failure = failure
         try:
-            self._filler = pickle.loads(packed)()
+            self._filler = None if failure else pickle.loads(packed)()
         except Exception as error:
             self._failure = error
 

@@ -15,12 +15,16 @@ Stored = Dataset | FolderDataset
 class BadSample(Exception):
     """A sample that can't be used, with what a person or `distdl data index --exclude` needs to find it.
 
-    `shard`: the tar's path or address, or what else the sample is from; `component`: "" if it is the whole sample.
+    `shard`: the tar's path or address, or what else the sample is from; `component`: "" if it is the whole sample;
+    `own_code`: whether a dataset or stage of the user's gave it up, and `traceback` where, if by an exception.
     """
 
-    def __init__(self, shard: str, key: str, component: str, reason: str) -> None:
-        super().__init__(shard, key, component, reason)
+    def __init__(
+        self, shard: str, key: str, component: str, reason: str, own_code: bool = False, traceback: str = ""
+    ) -> None:
+        super().__init__(shard, key, component, reason, own_code, traceback)
         self.shard, self.key, self.component, self.reason = shard, key, component, reason
+        self.own_code, self.traceback = own_code, traceback
 
     def __str__(self) -> str:
         file = f"{self.key}.{self.component}" if self.component else self.key
@@ -39,6 +43,8 @@ class BadRow:
     epoch: int
     done: Literal["masked", "substituted", "raised"]
     stand_in: int | None = None  # sample id
+    own_code: bool = False  # as of BadSample; these two are not in the file
+    traceback: str = ""
 
     @classmethod
     def of(cls, error: BadSample, sample_id: int, epoch: int, done: Literal["masked", "raised"]) -> "BadRow":
@@ -50,6 +56,8 @@ class BadRow:
             sample_id=sample_id,
             epoch=epoch,
             done=done,
+            own_code=error.own_code,
+            traceback=error.traceback,
         )
 
     def __str__(self) -> str:

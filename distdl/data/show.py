@@ -19,6 +19,7 @@ from distdl.data.corpus.dataset import CorruptSample, Dataset, Sample
 from distdl.data.corpus.shards import counted
 from distdl.data.inspect import LABEL
 from distdl.data.pictures.image import decode_image, image_size, is_image
+from distdl.data.remote import listing, places
 from distdl.data.remote.places import Shards
 from distdl.errors import UserError
 
@@ -34,6 +35,7 @@ def show(path: Shards, *, sheet: str | Path | None = None, index_folder: str | P
     Labels of all samples are counted where they are on disk; sizes are read from up to 2,000 images or sounds spread
     over the corpus, or 200 where it lies elsewhere.
     """
+    listing.check_reachable(places.places(path), index_folder)
     no_cache = RemoteConfig(cache_gb=0)
     with Dataset.open(path, index_folder=index_folder, write_index=False, remote=no_cache) as dataset:
         n_bytes = sum(shard.size_bytes for shard in dataset.shards)

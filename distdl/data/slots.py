@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 _ALIGN = 64  # bytes: a cache line
 
@@ -67,7 +66,7 @@ class Slots:
             os.close(self.file)
             self.file = -1
         for memory in self._pinned:
-            torch.cuda.cudart().cudaHostUnregister(_address(memory))
+            _cudart().cudaHostUnregister(_address(memory))
         self._pinned.clear()
         self._maps.clear()
 
@@ -78,7 +77,7 @@ class Slots:
         self._end += size
         memory = self._maps[place] = mmap.mmap(self.file, size, offset=place.offset)
         # A failure to pin (no more memory may be locked) costs time and nothing else.
-        if self._pin and int(torch.cuda.cudart().cudaHostRegister(_address(memory), size, 0)) == 0:
+        if self._pin and int(_cudart().cudaHostRegister(_address(memory), size, 0)) == 0:
             self._pinned.append(memory)
         return place
 
@@ -95,6 +94,12 @@ def arrays_in(memory: npt.NDArray[np.uint8], fields: Mapping[str, Field]) -> Arr
 
 def _n_bytes(fields: Mapping[str, Field]) -> int:
     return sum(-(-math.prod(shape) * np.dtype(dtype).itemsize // _ALIGN) * _ALIGN for shape, dtype in fields.values())
+
+
+def _cudart() -> Any:
+    import torch  # which a worker process has no use for
+
+    return torch.cuda.cudart()
 
 
 def _address(memory: mmap.mmap) -> int:

@@ -17,7 +17,7 @@ from distdl import registry
 from distdl.config.sources import SourceConfig
 from distdl.data.corpus.dataset import CorruptSample
 from distdl.data.order import seed_of
-from distdl.data.own import image_of
+from distdl.data.own import given_up, image_of
 from distdl.data.pictures.image import is_image
 from distdl.data.samples import BadSample, Example, Stored
 from distdl.errors import UserError
@@ -103,7 +103,7 @@ def _passed(sample: RawSample, stage: Stage, stage_name: str, shard: str, key: s
     except UserError:
         raise
     except Exception as error:  # the user's code: what it can't work on is a bad sample, and not the end of the run
-        raise BadSample(shard, key, "", f"stage {stage_name}: {type(error).__name__}: {error}") from error
+        raise given_up(error, shard, key, f"stage {stage_name}: ") from error
     if mistake:
         raise UserError(
             str(BadSample(shard, key, "", f"stage {stage_name} {mistake}")),
@@ -111,5 +111,5 @@ def _passed(sample: RawSample, stage: Stage, stage_name: str, shard: str, key: s
             "run goes on exactly where it was. What multiplies or joins them is done when packing.",
         )
     if not left:
-        raise BadSample(shard, key, "", f"left out by stage {stage_name}")
+        raise BadSample(shard, key, "", f"left out by stage {stage_name}", own_code=True)
     return left[0]

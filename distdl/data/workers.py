@@ -5,17 +5,35 @@ Processes pay for Python in a dataset, a stage or a transform of one's own.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
+from distdl.config.sources import SplitConfig
 from distdl.data.fill import Filler
+from distdl.data.mixture import AnyDataset
 from distdl.data.samples import BadRow
 from distdl.data.slots import Arrays, Place, Slots
 
 Recipe = Callable[[], Filler]
+
+
+def recipe_of(
+    filler: Filler, open_again: Callable[[], AnyDataset] | None, split: SplitConfig, of_filler: Mapping[str, Any]
+) -> Recipe:
+    """What makes a filler once more in another process. Transforms of batches are left out: their code needs torch."""
+    begin, end = filler.n_of_images, filler.n_of_images + len(filler.on_device)
+    kept = [*split.transforms[:begin], *split.transforms[end:]]
+    return partial(_made, open_again, split.model_copy(update={"transforms": kept}), filler.has_keys, of_filler)
+
+
+def _made(
+    open_again: Callable[[], AnyDataset] | None, split: SplitConfig, has_keys: bool, of_filler: Mapping[str, Any]
+) -> Filler:
+    assert open_again, "a loader of worker processes is told how to open its dataset in them"
+    return Filler(open_again(), split, has_keys=has_keys, **of_filler)
 
 
 class Part(Protocol):

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 
-from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, UserError
+from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, ProcessLost, UserError
 from distdl.run import failures
 from distdl.run.folder import RunFolder
 
@@ -39,10 +39,10 @@ def report(error: BaseException, folder: RunFolder | None, rank: int, step: int 
     """Records a failure of this worker in the folder, if there is one, or prints it; returns the exit code."""
     if folder:
         failures.write(folder, rank, step, error, attempt())
-    by_user = isinstance(error, UserError)
+    says_all = isinstance(error, UserError | ProcessLost)
     if not is_supervised() or rank != 0:  # rank 0's output is on the screen, where the supervisor has the last word
-        print(f"error: {error}" if by_user else traceback.format_exc(), file=sys.stderr, flush=True)
-    return EXIT_USER_ERROR if by_user else EXIT_BUG
+        print(f"error: {error}" if says_all else traceback.format_exc(), file=sys.stderr, flush=True)
+    return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_BUG
 
 
 def tie_to_supervisor() -> None:

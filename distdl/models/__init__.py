@@ -9,8 +9,9 @@ parameter sharding and activation checkpointing treat as units, and that communi
 each is called once in a forward pass (as a module, not through its children), in the order of the list; none lies
 inside another; and each is of a class written for it, because Module.compile() silently leaves torch.nn's own classes
 (a Linear, a Sequential) as they are. Blocks need not cover the network: what is left over, such as a stem or a
-classifier, belongs to its root. A network of your own does not need the method: `blocks(network)` then says [], and
-the whole of it is one unit.
+classifier, belongs to its root. A network that has to call a submodule `blocks`, as timm's transformers do, calls the
+method `block_names`. A network of your own does not need either: `blocks(network)` then says [], and the whole of it is
+one unit.
 """
 
 import inspect
@@ -42,5 +43,8 @@ def build(name: str, args: Mapping[str, Any]) -> nn.Module:
 
 def blocks(network: nn.Module) -> list[str]:
     """The network's blocks, as the module's docstring defines them; [] if it does not name any."""
-    method = getattr(network, "blocks", None)
-    return list(method()) if inspect.ismethod(method) else []  # many a network has a submodule of that name
+    for name in ("blocks", "block_names"):
+        method = getattr(network, name, None)
+        if inspect.ismethod(method):  # many a network has a submodule of that name
+            return list(method())
+    return []

@@ -6,8 +6,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from distdl.errors import UserError
-from distdl.models.layers import check_sizes
+from distdl.models.layers import check_inputs, check_sizes
 
 
 def autoencoder(*, inputs: int = 784, hidden: Sequence[int] = (1000, 500, 250), bottleneck: int = 30) -> nn.Module:
@@ -31,12 +30,7 @@ class Autoencoder(nn.Module):
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """Any shape (batch, ...) with `inputs` values per sample -> the same shape."""
         values = images_NCHW.flatten(1)
-        if values.shape[1] != self.inputs:
-            raise UserError(
-                f"the network takes {self.inputs} values per sample, these have {values.shape[1]}",
-                where="model.args.inputs",
-                fix=f"Set model.args.inputs={values.shape[1]}, or resize the images.",
-            )
+        check_inputs(values, self.inputs)
         again: torch.Tensor = self.decoder(self.encoder(values)).view(images_NCHW.shape)
         return again
 

@@ -3,6 +3,7 @@
 The checks of the input compare shapes, which are plain numbers: they wait for no device and vanish when compiled.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,20 +21,29 @@ def initialise_relu_convolutions(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+class Chain(nn.Sequential):
+    """A Sequential that can be a block: torch compiles a class's own forward, and not that of nn.Sequential."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        for layer in self:
+            values = layer(values)
+        return values
+
+
 def drop_units(units: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
     """In training, zeroes each unit with that probability and scales the others by 1 / (1 - probability) (Srivastava
     et al. 2014, "Dropout"). At 0 it is no part of the graph, and draws nothing."""
     return F.dropout(units, probability) if training and probability else units
 
 
-def drop_residual(residual_NCHW: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
+def drop_residual(residual: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
     """Stochastic depth: the same for all of a row's residual at once (Huang et al. 2016, "Deep networks with stochastic
-    depth", equation 2, but scaled in training, as is usual today, and not in evaluation)."""
+    depth", equation 2, but scaled in training, as is usual today, and not in evaluation). (batch, ...) to the same."""
     if not training or not probability:
-        return residual_NCHW
+        return residual
     # Compared and divided by, and not given to bernoulli_, a probability does not make each block a graph of its own.
-    kept_N111 = torch.rand(len(residual_NCHW), 1, 1, 1, device=residual_NCHW.device) >= probability
-    return residual_NCHW * (kept_N111 / (1 - probability)).to(residual_NCHW.dtype)
+    kept = torch.rand(len(residual), *[1] * (residual.ndim - 1), device=residual.device) >= probability
+    return residual * (kept / (1 - probability)).to(residual.dtype)
 
 
 def set_stochastic_depth(blocks: Sequence[nn.Module], last: float) -> None:
@@ -57,6 +67,13 @@ def check_sizes(**sizes: int) -> None:
             raise UserError(f"{size!r} is not a whole number of at least 1", where=f"model.args.{name}")
 
 
+def check_factors(**factors: float) -> None:
+    """Raises UserError unless each argument of a network is a number above 0."""
+    for name, factor in factors.items():
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+            raise UserError(f"{factor!r} is not a number above 0", where=f"model.args.{name}")
+
+
 def check_channels(images_NCHW: torch.Tensor, channels: int) -> None:
     """Raises UserError when the images have another number of channels than the network was built for."""
     if images_NCHW.shape[1] != channels:
@@ -64,4 +81,25 @@ def check_channels(images_NCHW: torch.Tensor, channels: int) -> None:
             f"the network takes images of {channels} channel(s), these have {images_NCHW.shape[1]}",
             where="model.args.channels",
             fix=f"Set model.args.channels={images_NCHW.shape[1]}, or convert the images.",
+        )
+
+
+def check_inputs(values: torch.Tensor, inputs: int) -> None:
+    """Raises UserError when samples (batch, values) have another number of values than the network was built for."""
+    if values.shape[1] != inputs:
+        raise UserError(
+            f"the network takes {inputs} values per sample, these have {values.shape[1]}",
+            where="model.args.inputs",
+            fix=f"Set model.args.inputs={values.shape[1]}, or resize the images.",
+        )
+
+
+def check_smallest(images_NCHW: torch.Tensor, side: int) -> None:
+    """Raises UserError when the images are smaller than `side` x `side`."""
+    height, width = images_NCHW.shape[2:]
+    if min(height, width) < side:
+        raise UserError(
+            f"the network takes images of at least {side}x{side}, these are {height}x{width}",
+            where="data",
+            fix=f"Add {{resize: {side}}} to the transforms of each split.",
         )

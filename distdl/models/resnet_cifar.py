@@ -2,6 +2,8 @@
 section 4.2): three stages of n blocks with 16, 32 and 64 channels, 6n + 2 layers, and shortcuts without parameters.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,29 +17,26 @@ from distdl.models.layers import (
     initialise_relu_convolutions,
     set_stochastic_depth,
 )
-
-
-def resnet20_cifar(
-    *, classes: int = 10, channels: int = 3, dropout: float = 0.0, stochastic_depth: float = 0.0
-) -> nn.Module:
-    """ResNet-20: 269,722 parameters."""
-    return CifarResNet(3, classes, channels, dropout, stochastic_depth)
-
-
-def resnet110_cifar(
-    *, classes: int = 10, channels: int = 3, dropout: float = 0.0, stochastic_depth: float = 0.0
-) -> nn.Module:
-    """ResNet-110: 1,727,962 parameters. The paper trains it at a learning rate of 0.01 until the training error is
-    below 80 % (about 400 steps), since 0.1 is too much for it to begin with."""
-    return CifarResNet(18, classes, channels, dropout, stochastic_depth)
+from distdl.models.options import options_of
 
 
 class CifarResNet(nn.Module):
-    def __init__(self, depth: int, classes: int, channels: int, dropout: float, stochastic_depth: float) -> None:
+    """`layers` are those with weights, the shortcuts' none: 6n + 2."""
+
+    def __init__(
+        self,
+        layers: int,
+        *,
+        classes: int = 10,
+        channels: int = 3,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+    ) -> None:
         check_sizes(classes=classes, channels=channels)
         check_probabilities(dropout=dropout, stochastic_depth=stochastic_depth)
         super().__init__()
         self.dropout = dropout
+        depth = (layers - 2) // 6  # blocks in each of the three stages
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = nn.Sequential(*(CifarBlock(16, 16) for _ in range(depth)))
@@ -85,3 +84,44 @@ class CifarBlock(nn.Module):
             every_second = maps[:, :, :: self.stride, :: self.stride]
             shortcut = F.pad(every_second, (0, 0, 0, 0, 0, self.new_channels))
         return F.relu(residual + shortcut, inplace=True)
+
+
+# --- the networks ---
+
+
+@options_of(CifarResNet)
+def resnet20_cifar(**options: Any) -> CifarResNet:
+    """ResNet-20: 269,722 parameters."""
+    return CifarResNet(20, **options)
+
+
+@options_of(CifarResNet)
+def resnet32_cifar(**options: Any) -> CifarResNet:
+    """ResNet-32: 464,154 parameters."""
+    return CifarResNet(32, **options)
+
+
+@options_of(CifarResNet)
+def resnet44_cifar(**options: Any) -> CifarResNet:
+    """ResNet-44: 658,586 parameters."""
+    return CifarResNet(44, **options)
+
+
+@options_of(CifarResNet)
+def resnet56_cifar(**options: Any) -> CifarResNet:
+    """ResNet-56: 853,018 parameters."""
+    return CifarResNet(56, **options)
+
+
+@options_of(CifarResNet)
+def resnet110_cifar(**options: Any) -> CifarResNet:
+    """ResNet-110: 1,727,962 parameters. The paper trains it at a learning rate of 0.01 until the training error is
+    below 80 % (about 400 steps), since 0.1 is too much for it to begin with."""
+    return CifarResNet(110, **options)
+
+
+@options_of(CifarResNet)
+def resnet1202_cifar(**options: Any) -> CifarResNet:
+    """ResNet-1202: 19,421,274 parameters. It fits the training set as well as ResNet-110 and is worse on the test set,
+    which the paper puts down to overfitting."""
+    return CifarResNet(1202, **options)

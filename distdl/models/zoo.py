@@ -1,47 +1,25 @@
 """What `distdl zoo` shows: each network's paper, size, work and published accuracy.
 
-What can be counted is counted, by one forward pass on the meta device, where tensors have shapes and no contents; what
-can't is in ENTRIES. MACs are multiply-accumulates of convolutions and matrix products for one sample, half the FLOPs
-that torch counts. Every result is plain data (dataclasses, dicts of JSON's types); the `format_` functions make text.
+What can be counted is counted, by one forward pass on the meta device, where tensors have shapes and no contents; the
+rest is in distdl/catalogue.py. MACs are multiply-accumulates of convolutions and matrix products for one sample, half
+the FLOPs that torch counts. Every result is plain data (dataclasses, dicts of JSON's types); the `format_` functions
+make text.
 """
 
 import copy
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from distdl import models, registry
+from distdl import models
+from distdl.catalogue import COUNTS_FILE, ENTRIES, ZooEntry, counts
 from distdl.errors import UserError, did_you_mean
-
-
-@dataclass(frozen=True, slots=True)
-class Paper:
-    title: str
-    year: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A published top-1 accuracy, as a fraction: one network, one crop, the validation or test set of `dataset`."""
-
-    top1: float
-    dataset: str
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class ZooEntry:
-    """`name` is the registry's; `input_size` is (channels, height, width), with which MACs are counted."""
-
-    name: str
-    family: str
-    paper: Paper
-    input_size: tuple[int, int, int]
-    reference: Reference | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,41 +38,13 @@ class Count(NamedTuple):
     macs: int
 
 
-BACK_PROPAGATION = Paper("Learning representations by back-propagating errors", 1986)
-LENET = Paper("Gradient-based learning applied to document recognition", 1998)
-AUTOENCODER = Paper("Reducing the dimensionality of data with neural networks", 2006)
-RESNET = Paper("Deep residual learning for image recognition", 2015)
-
-# In the registry's order. An accuracy is here only if its source was looked at.
-ENTRIES = (
-    ZooEntry("mlp", "MLP", BACK_PROPAGATION, (1, 28, 28), None),
-    ZooEntry("lenet5", "LeNet", LENET, (1, 32, 32), Reference(0.9905, "MNIST", "the paper, section III.B")),
-    ZooEntry("resnet18", "ResNet", RESNET, (3, 224, 224), Reference(0.69758, "ImageNet-1k", "torchvision, V1 weights")),
-    ZooEntry("resnet34", "ResNet", RESNET, (3, 224, 224), Reference(0.73314, "ImageNet-1k", "torchvision, V1 weights")),
-    ZooEntry("resnet50", "ResNet", RESNET, (3, 224, 224), Reference(0.7613, "ImageNet-1k", "torchvision, V1 weights")),
-    ZooEntry(
-        "resnet50_v1", "ResNet", RESNET, (3, 224, 224), Reference(0.753, "ImageNet-1k", "the authors' released weights")
-    ),
-    ZooEntry("resnet20_cifar", "ResNet", RESNET, (3, 32, 32), Reference(0.9125, "CIFAR-10", "the paper, table 6")),
-    ZooEntry(
-        "resnet110_cifar", "ResNet", RESNET, (3, 32, 32), Reference(0.9357, "CIFAR-10", "the paper, table 6, best of 5")
-    ),
-    ZooEntry("autoencoder", "Autoencoder", AUTOENCODER, (1, 28, 28), None),
-)
-
-
-def entries() -> list[ZooEntry]:
-    return list(ENTRIES)
-
-
 def find(name: str) -> ZooEntry:
     """The entry of that name. Raises UserError, with a suggestion, when there is none."""
-    by_name = {entry.name: entry for entry in ENTRIES}
-    if name not in by_name:
+    if name not in ENTRIES:
         raise UserError(
-            f"no network '{name}' in the zoo{did_you_mean(name, by_name)}", fix=f"It has: {', '.join(by_name)}."
+            f"no network '{name}' in the zoo{did_you_mean(name.lower(), ENTRIES)}", fix="`distdl zoo` lists them."
         )
-    return by_name[name]
+    return ENTRIES[name]
 
 
 def count(network: str | nn.Module, input_size: Sequence[int] | None = None) -> Count:
@@ -137,9 +87,22 @@ def layer_table(network: str | nn.Module, input_size: Sequence[int] | None = Non
     ]
 
 
-def summary() -> list[dict[str, Any]]:
-    """A row for each network: its entry, `parameters` and `macs`. What `distdl zoo --json` prints."""
-    return [asdict(entry) | count(entry.name)._asdict() for entry in ENTRIES]
+def summary(pattern: str = "*", family: str | None = None) -> list[dict[str, Any]]:
+    """A row for each network: its entry, `parameters` and `macs`. What `distdl zoo --json` prints.
+
+    `pattern`: of names, as a shell's (resnet*). Raises UserError where nothing fits.
+    """
+    families = {entry.family.lower(): entry.family for entry in ENTRIES.values()}
+    if family is not None and family.lower() not in families:
+        raise UserError(
+            f"no family '{family}' in the zoo{did_you_mean(family.lower(), families)}",
+            fix=f"It has: {', '.join(families.values())}.",
+        )
+    wanted = list(families.values()) if family is None else [families[family.lower()]]
+    fitting = [entry for entry in ENTRIES.values() if fnmatchcase(entry.name, pattern) and entry.family in wanted]
+    if not fitting:
+        raise UserError(f"no network of the zoo is called '{pattern}'", fix="`distdl zoo` lists them.")
+    return [asdict(entry) | Count(*counts()[entry.name])._asdict() for entry in fitting]
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -152,29 +115,41 @@ def describe(name: str) -> dict[str, Any]:
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The text of `distdl zoo`, from `summary()`."""
-    header = ["name", "parameters", "MACs", "input", "top-1", "on", "paper"]
+    header = ["name", "family", "parameters", "MACs", "input", "top-1", "top-5", "on", "here", "paper"]
     lines = [
         [
             row["name"],
+            row["family"],
             f"{row['parameters']:,}",
             _short(row["macs"]),
             _by(row["input_size"]),
-            _percent(row["reference"]["top1"]) if row["reference"] else "-",
-            row["reference"]["dataset"] if row["reference"] else "-",
+            *_accuracy(row["reference"]),
+            f"{_percent(row['measured']['top1'])} {row['measured']['dataset']}" if row["measured"] else "-",
             f"{row['paper']['title']}, {row['paper']['year']}",
         ]
         for row in rows
     ]
-    return _aligned([header, *lines], right={1, 2, 4})
+    return _aligned([header, *lines], right={2, 3, 5, 6})
+
+
+def _accuracy(found: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    """top-1, top-5, dataset."""
+    if found is None:
+        return "-", "-", "-"
+    return _percent(found["top1"]), "-" if found["top5"] is None else _percent(found["top5"]), found["dataset"]
 
 
 def format_network(row: Mapping[str, Any]) -> str:
     """The text of `distdl zoo NAME`, from `describe(NAME)`."""
-    reference = row["reference"]
+    reference, measured = row["reference"], row["measured"]
+    top5 = f", top-5 {_percent(reference['top5'])}" if reference and reference["top5"] is not None else ""
     head = [
         f"{row['name']}: {row['paper']['title']}, {row['paper']['year']}",
         f"{row['parameters']:,} parameters, {_short(row['macs'])} MACs for an input of {_by(row['input_size'])}",
-        f"top-1 {_percent(reference['top1'])} on {reference['dataset']} ({reference['source']})" if reference else "",
+        f"top-1 {_percent(reference['top1'])}{top5} on {reference['dataset']} ({reference['source']})"
+        if reference
+        else "",
+        f"here: top-1 {_percent(measured['top1'])} on {measured['dataset']} ({measured['source']})" if measured else "",
         f"blocks: {' '.join(row['blocks'])}" if row["blocks"] else "",
     ]
     lines = [
@@ -196,7 +171,7 @@ def _without_contents(network: str | nn.Module, input_size: Sequence[int] | None
     if isinstance(network, str):
         with torch.device("meta"):
             on_meta = models.build(network, {})
-        if input_size is None and network in registry.MODELS:
+        if input_size is None and network in ENTRIES:
             input_size = find(network).input_size
     else:
         # deepcopy takes what the memo holds for an object's id, so that no tensor's contents are ever copied.
@@ -248,4 +223,11 @@ def _aligned(lines: Sequence[Sequence[str]], right: set[int]) -> str:
             for index, (cell, width) in enumerate(zip(line, widths))
         ).rstrip()
         for line in lines
+    )
+
+
+if __name__ == "__main__":
+    counted = {name: list(count(name)) for name in ENTRIES}
+    COUNTS_FILE.write_text(
+        "{\n" + ",\n".join(f'"{name}": {json.dumps(two)}' for name, two in counted.items()) + "\n}\n"
     )

@@ -12,6 +12,7 @@ import numpy as np
 from distdl.data.pictures.image import Pixels
 from distdl.errors import UserError
 from distdl.report import batches, predictions
+from distdl.report.calibration import N_BINS, Calibration
 from distdl.report.markup import Html, element, join
 from distdl.report.predictions import Classified, Confused, Example, Regressed, Shown
 from distdl.report.record import Record
@@ -19,6 +20,7 @@ from distdl.trainer.trained import Trained
 
 _LARGEST_SIDE = 128  # pixels of a thumbnail
 _LARGEST_PNG = 48  # below this a PNG is about as small as a JPEG, and exact
+_MOST_OF_BEST = 5
 _DENSE_FROM = 21  # classes from which the cells of a matrix have no room for numbers
 
 
@@ -95,9 +97,14 @@ def render_findings(what: Any) -> Html:
 @render_findings.register
 def _(what: Classified) -> Html:
     right = f"{100 * what.n_right / what.n_samples:.2f} % are right: {what.n_right:,} of {what.n_samples:,}."
+    if len(what.classes) > _MOST_OF_BEST:
+        right += f" Of {100 * what.n_in_best_five / what.n_samples:.2f} % the class is among the best five."
     parts = [element("p", right)]
     if what.matrix is not None:
         parts += [element("h4", "Confusion matrix"), _matrix(what)]
+    else:
+        parts += [element("h4", "The hardest classes"), _hardest(what)]
+    parts += [element("h4", "As sure as it should be?"), _calibration(what.calibration)]
     if what.pairs:
         pairs = element("div", *map(_pair, what.pairs), class_="pairs")
         parts += [element("h4", "What is most often taken for what"), pairs]
@@ -105,6 +112,55 @@ def _(what: Classified) -> Html:
     if what.right:
         parts += [element("h4", "Right"), _examples(what.right)]
     return join(parts)
+
+
+def _hardest(what: Classified) -> Html:
+    head = element("tr", element("th", "class"), element("th", "right"), element("th", "of"))
+    rows = [
+        element(
+            "tr",
+            element("th", each.name, scope="row"),
+            element("td", f"{100 * each.n_right / each.n_samples:.1f} %"),
+            element("td", f"{each.n_samples:,}"),
+        )
+        for each in what.hardest
+    ]
+    return element("div", element("table", element("thead", head), element("tbody", *rows)), class_="card scroll")
+
+
+def _calibration(found: Calibration) -> Html:
+    """What is right over how sure the network was; points on the diagonal are as sure as they should be."""
+    side, edge = 400, 40
+
+    def at(share: float) -> float:
+        return round(edge + (side - 2 * edge) * share, 1)
+
+    most = max(each.n_samples for each in found.bins)
+    dots = [
+        element(
+            "circle",
+            element(
+                "title", f"{each.n_samples:,} samples: {100 * each.confidence:.0f} % sure, {each.accuracy:.0%} right"
+            ),
+            cx=at(each.confidence),
+            cy=side - at(each.accuracy),
+            r=round(3 + 9 * math.sqrt(each.n_samples / most), 1),
+        )
+        for each in found.bins
+    ]
+    graph = element(
+        "svg",
+        element("line", x1=edge, y1=side - edge, x2=side - edge, y2=edge),
+        *dots,
+        element("text", "how sure, 0 to 100 % →", x=edge, y=side - 12),
+        element("text", "right →", transform=f"translate(18 {side - edge}) rotate(-90)"),
+        viewBox=f"0 0 {side} {side}",
+        role="img",
+        aria_label=f"share that is right over confidence, {len(dots)} points",
+        class_="scatter",
+    )
+    text = f"It is off by {100 * found.error:.1f} % on average (expected calibration error over {N_BINS} bins)."
+    return join([element("p", text), element("div", graph, class_="card")])
 
 
 def _matrix(what: Classified) -> Html:

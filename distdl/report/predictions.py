@@ -21,6 +21,7 @@ from distdl.data.engine import Loader
 from distdl.data.order import Rows
 from distdl.data.pictures.image import Pixels
 from distdl.errors import UserError
+from distdl.report.calibration import Calibration, calibration
 from distdl.trainer import setup
 from distdl.trainer.step import forward
 from distdl.trainer.trained import Trained, of_run
@@ -29,6 +30,7 @@ MOST_CLASSES_IN_MATRIX = 50
 N_WRONG, N_RIGHT = 24, 12
 N_PAIRS, N_EXAMPLES_OF_PAIR = 8, 4
 N_SHOWN = 12
+N_HARDEST = 10
 MOST_POINTS = 2000
 
 Array = npt.NDArray[Any]
@@ -53,11 +55,21 @@ class Confused:
     examples: list[Example]
 
 
+@dataclass(frozen=True, slots=True)
+class OfClass:
+    name: str
+    n_right: int
+    n_samples: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classified:
     classes: list[str]
     n_right: int
+    n_in_best_five: int
     n_samples: int
+    calibration: Calibration
+    hardest: list[OfClass]  # the least right first
     matrix: Array | None  # counts (truth, prediction); None if there are too many classes to show
     pairs: list[Confused]  # most frequent first
     wrong: list[Example]  # most confident first
@@ -179,7 +191,10 @@ def classified(trained: Trained, loader: Loader, ids: Array) -> Classified:
     return Classified(
         classes=names[:n_classes],
         n_right=int(is_right.sum()),
+        n_in_best_five=int(found["in_best_five"].sum()),
         n_samples=len(truth),
+        calibration=calibration(confidence, is_right),
+        hardest=_hardest(names, truth, is_right),
         matrix=matrix,
         pairs=[pair(places, int(counts[i])) for places, i in zip(of_pair, most_frequent)],
         wrong=examples(wrong),
@@ -187,10 +202,24 @@ def classified(trained: Trained, loader: Loader, ids: Array) -> Classified:
     )
 
 
+def _hardest(names: list[str], truth: Array, is_right: Array) -> list[OfClass]:
+    """The classes of which the smallest share is right, as far as there are samples of them."""
+    counts, rights = np.bincount(truth), np.bincount(truth, weights=is_right)
+    there = np.flatnonzero(counts)
+    order = there[np.argsort(rights[there] / counts[there], kind="stable")][:N_HARDEST]
+    return [OfClass(names[i], int(rights[i]), int(counts[i])) for i in order]
+
+
 def _verdicts(logits_BC: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     confidence, prediction = logits_BC.float().softmax(dim=1).max(dim=1)
-    n_classes = torch.full_like(prediction, logits_BC.shape[1])
-    return {"truth": batch["label"], "prediction": prediction, "confidence": confidence, "n_classes": n_classes}
+    best = logits_BC.topk(min(5, logits_BC.shape[1]), dim=1).indices
+    return {
+        "truth": batch["label"],
+        "prediction": prediction,
+        "confidence": confidence,
+        "in_best_five": (best == batch["label"][:, None]).any(dim=1),
+        "n_classes": torch.full_like(prediction, logits_BC.shape[1]),
+    }
 
 
 # --- other tasks ---

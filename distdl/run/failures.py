@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, PeerLost, UserError
+from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, PeerLost, ProcessLost, UserError
 from distdl.run.folder import RunFolder, write_json
 
-Kind = Literal["user", "bug", "peer_lost", "signal"]
+Kind = Literal["user", "bug", "process_lost", "peer_lost", "signal"]
 STORE = -1  # the "rank" of the rendezvous store, in a record of its failure
 
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # torch's is known by its name: this module is free of torch
@@ -178,8 +178,8 @@ def _read(path: Path) -> FailureRecord | None:
 
 
 def _kind_of(error: BaseException) -> Kind:
-    if isinstance(error, UserError):
-        return "user"
+    if isinstance(error, UserError | ProcessLost):
+        return "user" if isinstance(error, UserError) else "process_lost"
     return "peer_lost" if any(isinstance(each, PeerLost) for each in _chain(error)) else "bug"
 
 
@@ -197,7 +197,7 @@ def _message_of(error: BaseException) -> str:
         text = str(error)
     except Exception as problem:  # a __str__ with a bug in it must not hide the failure
         text = f"(its text could not be formed: {type(problem).__name__})"
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | ProcessLost):
         return text
     message = f"{type(error).__name__}: {text}" if text else type(error).__name__
     names = {base.__name__ for base in type(error).__mro__}
@@ -208,7 +208,7 @@ def _message_of(error: BaseException) -> str:
 
 def _reason(record: FailureRecord) -> str:
     body, message = record.traceback.rstrip(), record.message.rstrip()
-    if record.kind == "user" or not body:
+    if record.kind in ("user", "process_lost") or not body:
         return message
     return body if body.endswith(message) else f"{body}\n{message}"
 

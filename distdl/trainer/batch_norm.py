@@ -1,4 +1,4 @@
-"""Batch norm over other rows than the worker's own: all workers' (sync), or groups of a few (ghost).
+"""Batch norm over other rows than the worker's own: all workers' (sync), groups of a few (ghost), or none (frozen).
 
 `convert` gives a network's BatchNorm modules another class and leaves all else in place: parameters, buffers, hooks and
 names stay the objects that they were. In evaluation both are torch's own batch norm, without a collective.
@@ -20,19 +20,32 @@ from distdl.comm import collectives
 from distdl.config.schema import Config
 from distdl.errors import UserError
 
+_TORCHS_OWN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 
 def convert(model: nn.Module, kind: Literal["local", "sync", "ghost"], ghost_rows: int) -> None:
     """Changes every nn.BatchNorm1d, 2d and 3d of the network, the root among them. Raises UserError if it has none."""
     if kind == "local":
         return
-    norms = [m for m in model.modules() if type(m) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)]
-    if not norms:
+    norms = [m for m in model.modules() if type(m) in _TORCHS_OWN]
+    if not norms and not any(isinstance(m, FrozenBatchNorm) for m in model.modules()):
         raise UserError(
             "this network has no batch norm", where=f"train.batch_norm: {kind}", fix="Leave train.batch_norm out."
         )
     for norm in norms:
         norm.__class__ = SyncBatchNorm if kind == "sync" else GhostBatchNorm
         norm.ghost_rows = ghost_rows  # type: ignore[assignment]  # nn.Module's attributes are typed as tensors
+
+
+def freeze_statistics(model: nn.Module) -> None:
+    """A batch norm whose weight and bias are frozen is used as in evaluation: with the statistics that it has.
+
+    Otherwise what is frozen would still move with the new data, and features would depend on the rest of a batch.
+    """
+    for norm in model.modules():
+        if type(norm) in _TORCHS_OWN and norm.affine and not any(p.requires_grad for p in norm.parameters()):
+            norm.__class__ = FrozenBatchNorm
+            norm.eval()
 
 
 def check_sync(config: Config, world_size: int) -> None:
@@ -65,6 +78,19 @@ def _forwards_differ(global_batch: int, world_size: int, micro_batch: int) -> bo
     """Whether shares that differ by one row are cut into unlike numbers of micro-batches."""
     fewest, rest = divmod(global_batch, world_size)
     return rest > 0 and fewest % micro_batch == 0
+
+
+class FrozenBatchNorm(_BatchNorm):
+    """In evaluation mode always."""
+
+    def train(self, mode: bool = True) -> "FrozenBatchNorm":
+        return super().train(False)
+
+    def reset_running_stats(self) -> None:
+        """They stay: what estimates statistics anew is asked of other layers."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions: the class that it had knew which."""
 
 
 class SyncBatchNorm(_BatchNorm):

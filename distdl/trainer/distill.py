@@ -65,6 +65,9 @@ class Teacher:
         half = _AUTOCAST.get(self.precision)
         with torch.no_grad(), torch.autocast(image.device.type, dtype=half, enabled=half is not None):
             theirs_BC = self.model(image)
+        outputs_BC = (
+            outputs_BC[:, 0] if outputs_BC.dim() == 3 else outputs_BC
+        )  # auxiliary heads learn from labels alone
         if theirs_BC.shape != outputs_BC.shape:
             raise UserError(
                 f"the teacher tells {theirs_BC.shape[1]} classes apart, this network {outputs_BC.shape[1]}",
@@ -92,7 +95,7 @@ def _read(wanted: DistillConfig, split: SplitConfig, weights: dict[str, Tensor])
     checkpoint = at_step(folder, step)
     weights |= evaluated_weights(checkpoint.tensors)
     return {
-        "model": config.model.model_dump(),
+        "model": {"name": config.model.name, "args": config.model.args},
         "plugins": plugins.read(config.plugins),
         "channels_last": config.train.channels_last,
         "precision": config.train.precision,

@@ -54,6 +54,6 @@ class Schedule:
         return {name: int(is_rank0 and event.clock_says_so()) for name, event in self._by_clock.items()}
 
     def now(self, step: int, position: int, n_samples: int, votes: Mapping[str, int]) -> set[str]:
-        """Names of the events that are due; all of them at the end of the run."""
-        due = {name for name, event in self._events.items() if event.now(step, position, n_samples, votes[name])}
+        """Names of the events that are due; all of them at the end of the run. `votes`: of those by the clock."""
+        due = {name for name, each in self._events.items() if each.now(step, position, n_samples, votes.get(name, 0))}
         return set(self._events) if position >= self._end else due

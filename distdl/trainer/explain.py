@@ -57,7 +57,7 @@ def _open(config: Config) -> AnyDataset:
     if not split.mixture:
         return _open_source(split, "data.train")
     where = "data.train.mixture"
-    return Mixture({name: _open_source(of, f"{where}.{name}") for name, of in split.mixture.items()}, "data.train")
+    return Mixture({name: _open_source(of, f"{where}.{name}") for name, of in split.mixture.items()})
 
 
 def _open_source(split: SourceConfig, where: str) -> Source:
@@ -145,7 +145,8 @@ def _lines(rows: Rows, row: int, where: str, config: Config, dataset: AnyDataset
         return [*lines, f"item        {sample_id} of {dataset.path}"]
     shard, row_in_shard = dataset.locate(sample_id)
     if isinstance(dataset, FolderDataset):
-        return [*lines, f"file        {dataset.file(sample_id)}", f"class       {dataset.labels[sample_id]}"]
+        number = dataset.labels[sample_id]
+        return [*lines, f"file        {dataset.file(sample_id)}", f"class       {dataset.classes[number]} ({number})"]
     lines.append(f"shard       {dataset.shards[shard].tar}, its sample {row_in_shard}")
     lines.append(f"key         {dataset.key(shard, row_in_shard)}")
     for extension, component in dataset.index(shard).components(row_in_shard).items():

@@ -10,17 +10,16 @@ from torch import nn
 from distdl.comm import collectives, messages
 from distdl.comm.world import WorldInfo
 from distdl.config.schema import Config, DataConfig
-from distdl.config.sources import SourceConfig, SplitConfig, TrainSplitConfig
+from distdl.config.sources import SplitConfig
 from distdl.data import labels, reading_speed, sampling
-from distdl.data.corpus.dataset import Dataset
 from distdl.data.corpus.folder import FolderDataset
 from distdl.data.draws import Float64s
 from distdl.data.engine import Loader
-from distdl.data.iterable import OwnIterable, open_own
+from distdl.data.iterable import OwnIterable
 from distdl.data.mixture import AnyDataset, Mixture, Source
 from distdl.data.mixture_order import MixturePlan
+from distdl.data.open import open_again, open_split
 from distdl.data.order import Plan
-from distdl.data.own import OwnDataset
 from distdl.data.processes import Processes
 from distdl.data.workers import Threads
 from distdl.errors import UserError
@@ -34,7 +33,9 @@ class LoaderFactory:
         self._label = getattr(task, "label", labels.class_number)(count_classes(model, config))
         n_workers = share_of_cores(world) if config.data.workers is None else config.data.workers
         self._workers = (
-            Processes(n_workers) if config.data.worker_type == "process" and n_workers else Threads(n_workers)
+            Processes(n_workers, world.rank)
+            if config.data.worker_type == "process" and n_workers
+            else Threads(n_workers)
         )
         self._pin = device.type == "cuda"
 
@@ -54,7 +55,7 @@ class LoaderFactory:
             split,
             workers=self._workers,
             prefetch=data.prefetch,
-            open_again=partial(_opened_again, split, data, dataset.identity, where),
+            open_again=partial(open_again, split, data, dataset.identity, where),
             pin_memory=self._pin,
             where=where,
             label=self._label,
@@ -76,39 +77,9 @@ class LoaderFactory:
 
 def open_dataset(split: SplitConfig, where: str, data: DataConfig, *, for_training: bool = True) -> AnyDataset:
     """Rank 0 first: it writes the missing index files, or downloads, what the others then find."""
-    dataset = messages.rank0_first(lambda: _opened(split, where, data, for_training=for_training))
+    dataset = messages.rank0_first(lambda: open_split(split, where, data, for_training=for_training))
     if isinstance(dataset, OwnIterable):
         dataset.compare(messages.gather_json(dataset.first_digest()))
-    return dataset
-
-
-def _opened(split: SplitConfig, where: str, data: DataConfig, *, for_training: bool) -> AnyDataset:
-    if split.dataset is not None and for_training:
-        return open_own(split, where, data.draws)
-    if not isinstance(split, TrainSplitConfig) or not split.mixture:
-        return _open_source(split, where, data)
-    sources = {name: _open_source(of, f"{where}.mixture.{name}", data) for name, of in split.mixture.items()}
-    return Mixture(sources, where)
-
-
-def _open_source(split: SourceConfig, where: str, data: DataConfig) -> Source:
-    if split.dataset is not None:
-        return OwnDataset.open(split, where)
-    try:
-        if split.folder is not None:
-            return FolderDataset.open(split.folder)
-        assert split.shards is not None, "a split has one source"
-        return Dataset.open(split.shards, index_folder=split.index, remote=data.remote, stage=data.stage)
-    except UserError as error:
-        key = "folder" if split.folder else "shards"
-        raise UserError(error.what, where=f"{where}.{key}: {error.where or split.source}", fix=error.fix) from None
-
-
-def _opened_again(split: SplitConfig, data: DataConfig, identity: str, where: str) -> AnyDataset:
-    """In a worker process. Raises UserError if it is not the dataset that its parent has."""
-    dataset = _opened(split, where, data, for_training=where == "data.train")
-    if dataset.identity != identity:
-        raise UserError("the data has changed since this run began", where=f"{where}: {split.source}")
     return dataset
 
 

@@ -13,6 +13,7 @@ import torch
 from distdl.checkpoint.save import Checkpoints
 from distdl.config.sources import SplitConfig
 from distdl.data.engine import HostBatch
+from distdl.data.remote.account import take_all
 from distdl.errors import UserError
 from distdl.track import NullTracker, Tracker
 from distdl.trainer import early_stop, schedule, transfer
@@ -44,7 +45,12 @@ def fit(
     """
     config, state, clock = run.config, run.state, Clock(run.state.time_s)
     meter, first_step = Meter(run.phases, state.unlogged), state.step
-    periods = {"log": config.train.log_every, "eval": config.train.eval_every, "save": config.checkpoint.every}
+    periods = {
+        "log": config.train.log_every,
+        "eval": config.train.eval_every,
+        "save": config.checkpoint.every,
+        "tell": "1 epoch",
+    }
     events = Schedule(periods, run.plan.epoch_length, run.end)
 
     stop = evaluate_all(run, track, clock, stops, quarantine) if state.eval_pending else None
@@ -76,6 +82,9 @@ def fit(
             row = meter.reduce()  # the only host sync
             row |= {"lr": lr, **gradient_norm(run), **run.throughput.row(row["samples_per_s"])}
             track.log({"kind": "train", **place(run, clock), **row})
+        if "tell" in due:
+            for line in take_all():
+                track.say(line)
         if "log" in due or run.engine.update.is_told_at_once:
             count_skipped_steps(run, track, clock)
         if due & {"eval", "save"} or stop:
@@ -101,6 +110,8 @@ def check(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> Out
         steps.train_step(run, batch, run.lr_now())
     state.advance(min(run.global_batch, run.end - state.position))
     count_skipped_steps(run, NullTracker(), Clock(0.0))
+    if state.n_skipped:
+        say("warning: that step was left out: NaN or Inf in the gradient")
     for loader in run.eval_loaders.values():
         with run.ema.in_place_of_weights() if run.ema else contextlib.nullcontext():
             evaluate(run.engine.model, run.task, loader, run.device, run.config.train, most_batches=1)

@@ -36,7 +36,7 @@ def check(config: Config, n_parts: int, has_labels: bool) -> None:
             fix="Use a larger train.micro_batch or train.global_batch, or fewer dist.leaves.",
         )
     if not has_labels:
-        raise UserError(f"{name} mixes labels, and this task has none", where=where, fix="Leave it out.")
+        raise UserError(f"{name} mixes labels, from which this task can't learn", where=where, fix="Leave it out.")
     if train.adversarial:
         raise UserError(f"{name} and adversarial examples don't go together", where=where, fix="Leave one of them out.")
 

@@ -180,11 +180,20 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], config: OptimCon
     return groups
 
 
-def freeze(model: nn.Module, config: OptimConfig) -> None:
-    """Takes the parameters with `lr_scale: 0` out of training, before anything is built that asks what is trained."""
-    for name, parameter in model.named_parameters():
-        pattern = _first_fit(name, config.groups)
-        if pattern is not None and config.groups[pattern].lr_scale == 0:
+def freeze(model: nn.Module, config: OptimConfig, patterns: Sequence[str] = ()) -> None:
+    """Takes parameters out of training, before anything is built that asks what is trained: those with `lr_scale: 0`,
+    and those that a pattern of model.freeze fits and none with a "!" before it.
+
+    Raises UserError for a pattern of model.freeze that fits nothing.
+    """
+    named = list(model.named_parameters())
+    for pattern in patterns:
+        _check_patterns([pattern.removeprefix("!")], named, "model.freeze")
+    for name, parameter in named:
+        group = _first_fit(name, config.groups)
+        is_kept = any(fnmatchcase(name, each[1:]) for each in patterns if each.startswith("!"))
+        is_frozen = any(fnmatchcase(name, each) for each in patterns) and not is_kept
+        if is_frozen or (group is not None and config.groups[group].lr_scale == 0):
             parameter.requires_grad_(False)
 
 

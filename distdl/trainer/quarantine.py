@@ -16,12 +16,14 @@ from typing import Any
 from distdl.comm import collectives, messages
 from distdl.config.schema import DataConfig
 from distdl.config.sources import SplitConfig
+from distdl.data.engine import refusal
 from distdl.data.samples import BadRow, BadSample
 from distdl.errors import UserError
 from distdl.run.folder import write_atomic
 from distdl.track import jsonl
 
 TRAIN = "data.train"
+_NOT_LISTED = ("own_code", "traceback")  # what `raise` shows
 _FEW = 100  # so many are no reason to stop, whatever their share
 
 Row = dict[str, Any]
@@ -74,7 +76,7 @@ class Quarantine:
             if sample not in self._listed:
                 self._listed.add(sample)
                 if collectives.rank() == 0:  # rank 0 only
-                    self._waiting.append(row)
+                    self._waiting.append({name: value for name, value in row.items() if name not in _NOT_LISTED})
         return found, self._write() if self._waiting else None
 
     def _write(self) -> OSError | None:
@@ -99,7 +101,11 @@ def _mend(path: Path) -> None:
 
 
 def shown(row: Row) -> str:
-    return str(BadSample(row["shard"], row["key"], row["component"], row["reason"]))
+    return str(_bad(row))
+
+
+def _bad(row: Row) -> BadSample:
+    return BadSample(*(row[name] for name in ("shard", "key", "component", "reason", *_NOT_LISTED)))
 
 
 def check_limits(data: DataConfig, n_bad: int, n_read: int, quarantine: str) -> None:
@@ -111,10 +117,11 @@ def check_limits(data: DataConfig, n_bad: int, n_read: int, quarantine: str) -> 
         allowed = f"{n_bad / n_read:.2%} of the {n_read:,} read so far; data.bad_sample_rate allows {rate:.2%}"
     else:
         return
+    stages = " Or mend the stages, where they gave them up: that file says why." if data.train.stages else ""
     raise UserError(
         f"{n_bad:,} different samples could not be used, {allowed}",
         where=f"data.train: {data.train.source}",
-        fix=f"{way_out(data.train, quarantine)} Or raise the limit.",
+        fix=f"{way_out(data.train, quarantine)}{stages} Or raise the limit.",
     )
 
 
@@ -122,15 +129,13 @@ def check_policy(data: DataConfig, split: SplitConfig, where: str, found: Sequen
     """Raises UserError under the policy "raise" if anything was found."""
     if data.bad_sample != "raise" or not found:
         return
-    raise UserError(
-        f"bad sample: {shown(found[0])}",
-        where=f"{where}: {split.source}",
-        fix=f"{way_out(split, quarantine)} Or set data.bad_sample: mask.",
-    )
+    raise refusal(_bad(found[0]), f"{where}: {split.source}", way_out(split, quarantine, "it"))
 
 
-def way_out(split: SplitConfig, quarantine: str) -> str:
+def way_out(split: SplitConfig, quarantine: str, them: str = "them") -> str:
+    """`them`: "it" where one sample is meant."""
     if split.shards is None:
-        return f"{quarantine} lists them: repair or remove them."
+        return f"{quarantine} lists {them}: repair or remove {them}."
     folder = split.shards if isinstance(split.shards, str) else "FOLDER"
-    return f"Leave them out by `distdl data index {folder} --exclude {quarantine}`, and start a new run."
+    index = f"`distdl data index {folder} --exclude {quarantine}`"
+    return f"Leave {them} out by {index}, and start a new run."

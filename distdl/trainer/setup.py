@@ -150,7 +150,8 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         )
     make = LoaderFactory(config, world, device, model, task)
     train_loader = make(config.data.train, "data.train", dataset, plan)
-    mixup.check(config, reduction.n_parts, has_labels=train_loader.label is not None)
+    has_labels = train_loader.label is not None and getattr(task, "learns_from_mixtures", True)
+    mixup.check(config, reduction.n_parts, has_labels)
     _check_resolution(config, model, train_loader.image_shape)
     shape = None if config.train.resolution else train_loader.image_shape  # what differs from step to step has no MFU
     return Run(
@@ -232,10 +233,12 @@ def build_model(config: Config, device: torch.device) -> nn.Module:
     """With the same initial weights on every worker."""
     torch.manual_seed(config.train.seed)
     model = models.build(config.model.name, config.model.args)
-    optim.freeze(model, config.optim)
+    optim.freeze(model, config.optim, config.model.freeze)
     if not any(p.requires_grad for p in model.parameters()):
-        raise UserError("this network has nothing to train", where=f"model.name: {config.model.name}")
+        where = f"model.freeze: {config.model.freeze}" if config.model.freeze else f"model.name: {config.model.name}"
+        raise UserError("this network has nothing to train", where=where)
     _check_dense(model, config.model.name)
+    batch_norm.freeze_statistics(model)
     batch_norm.convert(model, config.train.batch_norm, config.train.ghost_rows)
     model.to(device)
     if config.train.channels_last:

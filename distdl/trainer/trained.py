@@ -1,15 +1,13 @@
 """A trained network from a run's checkpoint, or from a file of weights under a config: to evaluate, compare, teach."""
 
 import contextlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from distdl import plugins, registry
@@ -20,9 +18,9 @@ from distdl.config.schema import Config
 from distdl.data.engine import Loader
 from distdl.errors import UserError
 from distdl.run import trust
-from distdl.run.folder import RunFolder, find
+from distdl.run.folder import RunFolder, find, split_step
 from distdl.track.progress import progress
-from distdl.trainer import setup
+from distdl.trainer import pretrained, setup
 from distdl.trainer.evaluate import evaluate
 from distdl.trainer.loaders import LoaderFactory
 from distdl.trainer.state import load_into
@@ -43,6 +41,22 @@ class Trained:
     step: int | None = None
     averaged_weights: bool = False
 
+    @property
+    def classes(self) -> list[str] | None:
+        """Their names, which the run has from its training data; None if that had none."""
+        found = self._noted("classes")
+        return [str(each) for each in found] if found else None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(height, width, channels) of the images that the run evaluates, if it has noted them."""
+        found = self._noted("image")
+        return (found[0], found[1], found[2]) if found else None
+
+    def _noted(self, key: str) -> Any:
+        """What the run says of itself; None where there is no run, or it doesn't say."""
+        return json.loads(self.folder.identity.read_text()).get(key) if self.folder else None
+
     def eval_loaders(self) -> dict[str, Loader]:
         """A loader for each evaluation split; the caller closes them. Raises UserError if the config names none."""
         if not self.config.data.eval_sets:
@@ -56,21 +70,23 @@ def of_run(
     step: str | int | None = None,
     overrides: Sequence[str] = (),
     *,
-    weights: Path | dict[str, torch.Tensor] | None = None,
+    weights: str | dict[str, torch.Tensor] | None = None,
     averages: bool = True,
     trust_plugins: bool = False,
     warn: Callable[[str], None] = print,
 ) -> Trained:
-    """The network of a run at a step, a number, "best" or None for the newest; or with `weights`, a file or tensors.
+    """The network of a run, as RUN or RUN@STEP, at a step, a number, "best" or None for the newest; or with `weights`,
+    a file or tensors.
 
     With the averaged weights if the run keeps them and `averages` does not forbid it. A damaged checkpoint that is
     passed over is told to `warn`. Raises UserError, also for code in a run of somebody else (see distdl.run.trust).
     """
-    folder = find(run)
+    run, at = split_step(run)
+    folder, step = find(run), at or step
     config = load(folder.config, overrides).config
     trust.check(folder, config, trust_plugins)
     if weights is not None:
-        trained = of_config(config, _read(weights) if isinstance(weights, Path) else weights)
+        trained = of_config(config, weights)
         trained.folder = folder
         return trained
     checkpoint = at_step(folder, step, warn=warn)
@@ -81,46 +97,24 @@ def of_run(
     return trained
 
 
-def of_config(config: Config, weights: dict[str, torch.Tensor]) -> Trained:
-    """The network that a config describes, with the given weights by name. Raises UserError if they are another's."""
+def of_config(config: Config, weights: str | dict[str, torch.Tensor]) -> Trained:
+    """The network that a config describes, with weights by name, or those that a spec as model.pretrained's means.
+
+    Raises UserError if they are another network's, or lack a part of it.
+    """
     device = setup.pick_device(config.train.device, WorldInfo())
     own_code = plugins.load(plugins.read(config.plugins))
     with registry.using(own_code):
         model, task = setup.build_model(config, device), setup.build_task(config)
-    load_into(model.state_dict(keep_vars=True), weights, "weights")
+    if isinstance(weights, str):
+        put = pretrained.put_into(model, pretrained.read(weights), weights)
+        if untrained := [name for name in put.fresh if not pretrained.AUXILIARY.match(name)]:
+            what = f"these weights are for another number of classes: {', '.join(untrained)}"
+            raise UserError(what, where=weights, fix="Set model.args.classes to it.")
+    else:
+        load_into(model.state_dict(keep_vars=True), weights, "weights")
     model.eval()
     return Trained(config, device, model, task, own_code)
-
-
-# --- distdl eval ---
-
-
-def evaluate_run(
-    run: str, step: str | None, overrides: Sequence[str], warn: Callable[[str], None], weights: Path | None = None
-) -> list[Row]:
-    """A row per evaluation split."""
-    trained = of_run(run, step, overrides, weights=weights, warn=warn)
-    assert trained.folder
-    if weights is not None:
-        return [{"run": trained.folder.name, "weights": str(weights), **row} for row in evaluate_sets(trained)]
-    head = {"run": trained.folder.name, "step": trained.step, "averaged_weights": trained.averaged_weights}
-    return [{**head, **row} for row in evaluate_sets(trained)]
-
-
-def evaluate_config(path: Path, overrides: Sequence[str], weights: Path | None) -> list[Row]:
-    """A row per evaluation split. Raises UserError without weights, or with those of another network."""
-    if weights is None:
-        raise UserError("a config alone has no weights", where=str(path), fix="Add --weights FILE, or name a run.")
-    config = load(path, overrides).config
-    trust.check_file(path, config)
-    return [{"weights": str(weights), **row} for row in evaluate_sets(of_config(config, _read(weights)))]
-
-
-def _read(weights: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(weights)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"can't read the weights: {error}", where=str(weights)) from error
 
 
 def evaluate_sets(trained: Trained) -> list[Row]:

@@ -34,7 +34,7 @@ from distdl.run.folder import RunFolder, find, split_step, write_json
 from distdl.run.open import OpenRun, open_run
 from distdl.track import NullTracker, Tracker, jsonl
 from distdl.track.console import closing_summary
-from distdl.trainer import loaders, loop, micro_batch, setup
+from distdl.trainer import first_images, loaders, loop, micro_batch, pretrained, setup
 from distdl.trainer.profile import Profile, traced
 from distdl.trainer.quarantine import Quarantine
 from distdl.trainer.setup import Run
@@ -200,6 +200,10 @@ def _restore(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], N
 
     own = messages.on_rank0(has_own)
     weights_only = launch.weights_only and not own
+    if not own and run.config.model.pretrained:
+        _start_from_pretrained(run, launch, say)
+    elif not own and run.config.model.init_images and not launch.start_from:
+        first_images.start_from_them(run)
 
     def find_checkpoint() -> Checkpoint | None:
         found = checkpoint_load.newest(folder, warn=lambda message: say(f"warning: {message}"))
@@ -234,6 +238,17 @@ def _restore(run: Run, folder: RunFolder, launch: Launch, say: Callable[[str], N
     if changed:
         say(f"the same samples as before, but other rounding: {', '.join(changed)}")
     return True
+
+
+def _start_from_pretrained(run: Run, launch: Launch, say: Callable[[str], None]) -> None:
+    """Into rank 0's network, whose weights all the others are going to be given."""
+    if launch.start_from:
+        raise UserError(
+            "the weights to start from are named twice",
+            where=f"model.pretrained: {run.config.model.pretrained}",
+            fix="Leave out --from, or say model.pretrained=null.",
+        )
+    say(messages.on_rank0(lambda: pretrained.load_into(run.engine.model, run.config.model)))
 
 
 def _check_start(run: Run, source: Checkpoint) -> None:
@@ -282,6 +297,12 @@ def _describe(run: Run, folder: RunFolder, say: Callable[[str], None]) -> None:
     if 0 < len(without) < len({worker["host"] for worker in workers}):
         say(f"warning: only some hosts have the native JPEG decoder, and others round otherwise: {sorted(without)}")
     if run.world.rank == 0:  # rank 0 only
+        first = next(iter(run.eval_loaders.values()), run.train_loader)
+        noted: dict[str, Any] = {"image": list(first.image_shape)}
+        if classes := run.train_loader.dataset.classes:
+            noted["classes"] = list(classes)
+        folder.add_to_identity(**noted)
+        _warn_of_idle_outputs(run, say)
         remarks = loaders.remarks(run.train_loader.dataset)
         write_environment(
             folder,
@@ -301,6 +322,12 @@ def _describe(run: Run, folder: RunFolder, say: Callable[[str], None]) -> None:
         f"({workers[0]['device']}, {collectives.backend_name() or 'alone'}), {_samples(run.plan)}, "
         f"{run.total_steps:,} steps of {run.config.train.global_batch}; run folder {folder.shown}"
     )
+
+
+def _warn_of_idle_outputs(run: Run, say: Callable[[str], None]) -> None:
+    classes, n_outputs = run.train_loader.dataset.classes, loaders.count_classes(run.engine.model, run.config)
+    if classes and n_outputs and n_outputs > len(classes) and run.config.task.name == "classify":
+        say(f"warning: the network has {n_outputs} outputs for {len(classes)} classes (model.args.classes)")
 
 
 def _samples(plan: Plan) -> str:

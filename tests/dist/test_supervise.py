@@ -1,158 +1,19 @@
-"""The supervisor from outside: real processes, most of them workers of a few lines that need no torch.
+"""The supervisor from outside: real processes, most of them workers of a few lines that need no torch."""
 
-Each worker script reads its place from the environment (RANK, ...) and does what a real one would: writes failure
-records, saves on a signal, hangs. `Launch` starts a supervisor over such workers in a process of its own.
-"""
-
-import os
 import re
 import signal
-import subprocess
 import sys
-import textwrap
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
+from launches import HANG, Launch, eventually
 
 from distdl.run import failures, lease
-from distdl.run.folder import RunFolder, create_or_reopen
 
 pytestmark = [
     pytest.mark.timeout(60),
     pytest.mark.skipif(sys.platform != "linux", reason="looks for left-over processes in /proc"),
 ]
-
-SUPERVISOR = """
-import sys
-from pathlib import Path
-from distdl.errors import UserError
-from distdl.launch import supervise
-from distdl.run import lease
-from distdl.run.folder import create_or_reopen
-
-path, worker, nproc, max_restarts = sys.argv[1:]
-try:
-    folder = create_or_reopen(Path(path), resume=True)
-    sys.exit(supervise.run([sys.executable, worker], int(nproc), folder, max_restarts=int(max_restarts),
-                           lease=lease.take(folder)))
-except UserError as error:
-    print(error, file=sys.stderr)
-    sys.exit(2)
-"""
-
-WORKER = """
-from distdl.launch.worker import attempt, fence, tie_to_supervisor
-tie_to_supervisor()
-import os, signal, subprocess, sys, time
-from pathlib import Path
-from distdl.errors import PeerLost, UserError
-from distdl.run import failures
-from distdl.run.folder import RunFolder
-
-rank = int(os.environ["RANK"])
-folder = RunFolder(Path(os.environ["DISTDL_RUN_FOLDER"]))
-
-def fail(error, step=None):
-    try:
-        raise error
-    except Exception as raised:
-        sys.exit(failures.write(folder, rank, step, raised, attempt()).exit_code)
-
-def save_and_exit_on(number, exit_code):
-    signal.signal(number, lambda *_: (print("saved", flush=True), os._exit(exit_code)))
-
-def ready():
-    (folder.path / f"ready-{rank}-{attempt()}").touch()
-
-def commit(step):
-    checkpoint = folder.checkpoints / f"step-{step:08}"
-    checkpoint.mkdir()
-    (checkpoint / "manifest.json").write_text("{}")
-"""
-
-HANG = """
-ready()
-time.sleep(100)
-"""
-
-
-class Launch:
-    """One supervisor process over `worker` scripts. All its descendants carry `mark` in their environment."""
-
-    def __init__(self, path: Path) -> None:
-        self.folder: RunFolder = create_or_reopen(path / "run", resume=True)
-        self.mark = f"DISTDL_TEST={uuid.uuid4().hex}"
-        self._script = path / "worker.py"
-        self._supervisor: subprocess.Popen[bytes] | None = None
-
-    def start(self, worker: str, nproc: int = 2, max_restarts: int = 0) -> subprocess.Popen[bytes]:
-        self._script.write_text(WORKER + textwrap.dedent(worker))
-        name, value = self.mark.split("=")
-        self._supervisor = subprocess.Popen(
-            [sys.executable, "-c", SUPERVISOR, str(self.folder.path), str(self._script), str(nproc), str(max_restarts)],
-            env={**os.environ, name: value},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        return self._supervisor
-
-    def wait(self) -> tuple[int, str]:
-        """The exit code and the screen."""
-        assert self._supervisor is not None
-        screen, _ = self._supervisor.communicate(timeout=30)
-        return self._supervisor.returncode, screen.decode()
-
-    def kill_supervisor(self) -> None:
-        """All that it has started has to go with it."""
-        assert self._supervisor is not None
-        self._supervisor.kill()
-        self._supervisor.communicate()
-        assert eventually(lambda: self.pids() == [], 2)
-
-    def run(self, worker: str, nproc: int = 2, max_restarts: int = 0) -> tuple[int, str]:
-        self.start(worker, nproc, max_restarts)
-        return self.wait()
-
-    def is_ready(self, nproc: int = 2, attempt: int = 0) -> bool:
-        return all((self.folder.path / f"ready-{rank}-{attempt}").exists() for rank in range(nproc))
-
-    def pids(self, what: str = "") -> list[int]:
-        """The live processes of this launch whose command line contains `what`; zombies have no environment."""
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                environment, command = (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if self.mark.encode() in environment and what.encode() in command:
-                found.append(int(process.name))
-        return found
-
-    def log(self, rank: int) -> str:
-        return re.sub(r"(?m)^--- .* ---\n", "", self.folder.log(rank).read_text())
-
-
-@pytest.fixture
-def launch(tmp_path) -> Iterator[Launch]:
-    launch = Launch(tmp_path)
-    yield launch
-    left = launch.pids()
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert not left, "processes were left behind"
-
-
-def eventually(condition: Callable[[], bool], within_s: float) -> bool:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
 
 # --- exit codes ---
 
@@ -410,57 +271,6 @@ def test_a_stop_while_a_failure_is_dealt_with_ends_the_restarts(launch):
     code, screen = launch.wait()
     assert code == 75
     assert "starting again" not in screen and screen.endswith("ValueError: boom\n")
-
-
-# --- output ---
-
-
-def test_rank_0_is_on_the_screen_and_everyone_in_a_log(launch):
-    code, screen = launch.run(r"""print(f"hello from {rank}"); print("oops", file=sys.stderr)""")
-
-    assert (code, screen) == (0, "hello from 0\noops\n")
-    assert launch.log(1) == "hello from 1\noops\n"
-    assert "attempt 0: rank 1 of 2, pid" in launch.folder.log(1).read_text().splitlines()[0]
-
-
-def test_a_live_line_is_whole_on_the_screen_and_final_in_the_log(launch):
-    worker = r"""
-        for step in range(3):
-            print(f"\rstep {step}", end="", flush=True)
-            time.sleep(0.05)
-        print("\r\x1b[Kepoch done\nbye", end="")
-        """
-
-    _, screen = launch.run(worker, nproc=1)
-
-    assert screen == "\rstep 0\rstep 1\rstep 2\r\x1b[Kepoch done\nbye"
-    assert launch.log(0) == "epoch done\nbye\n"
-
-
-def test_output_is_shown_while_the_worker_runs(launch):
-    supervisor = launch.start("print('step 1')" + HANG)
-
-    assert supervisor.stdout.readline() == b"step 1\n"
-    launch.kill_supervisor()
-
-
-def test_a_child_that_holds_the_pipe_open_does_not_hold_up_the_end(launch):
-    started = time.monotonic()
-
-    code, screen = launch.run("subprocess.Popen(['sleep', '50'], start_new_session=True); print('done')", nproc=1)
-
-    assert (code, screen) == (0, "done\n")
-    assert time.monotonic() - started < 10
-    for pid in launch.pids("sleep"):  # it left the worker's session: on purpose, so it isn't the supervisor's to end
-        os.kill(pid, signal.SIGKILL)
-    assert eventually(lambda: launch.pids() == [], 2)
-
-
-def test_a_flood_of_output_arrives_whole(launch):
-    code, screen = launch.run("for i in range(20000): print(i, 'x' * 40)", nproc=1)
-
-    assert code == 0
-    assert screen == launch.log(0) == "".join(f"{i} {'x' * 40}\n" for i in range(20000))
 
 
 # --- the lease ---

@@ -1,5 +1,6 @@
 """Batches filled by worker processes: the same ones, and no end of a process that nobody hears of."""
 
+import contextlib
 import itertools
 import os
 import signal
@@ -21,12 +22,12 @@ from distdl.data import labels
 from distdl.data.corpus import shards
 from distdl.data.corpus.dataset import Dataset
 from distdl.data.engine import Loader
+from distdl.data.open import open_again
 from distdl.data.order import Plan, Rows
 from distdl.data.own import OwnDataset
 from distdl.data.processes import Processes
 from distdl.data.workers import Threads
-from distdl.errors import UserError
-from distdl.trainer import loaders
+from distdl.errors import ProcessLost, UserError
 
 TRANSFORMS = ["flip", {"random_resized_crop": 8}, {"brightness": [0.5, 1.5]}]
 
@@ -137,6 +138,7 @@ def test_one_group_serves_several_loaders_and_ends_with_the_last(tmp_path, loade
     one = loader(tiny.write_corpus(tmp_path / "one", 20), workers)
     other = loader(tiny.write_corpus(tmp_path / "other", 30), workers)
 
+    assert len(worker_processes()) == 2  # before anything is read
     assert len(read(one)) == len(read(other)) == 8
     assert len(worker_processes()) == 2
     one.close()
@@ -156,12 +158,13 @@ def test_what_goes_wrong_in_one_is_told_as_it_would_be_here(tmp_path, loader):
 
 
 def test_a_process_that_is_gone_is_told_of_and_nobody_waits_for_it(tmp_path, loader):
-    stream = endless(loader(tiny.write_corpus(tmp_path / "corpus", 90), Processes(2)))
+    stream = endless(loader(tiny.write_corpus(tmp_path / "corpus", 90), Processes(2, rank=5)))
     next(stream)
 
-    os.kill(worker_processes().pop(), signal.SIGKILL)
+    killed = worker_processes().pop()
+    os.kill(killed, signal.SIGKILL)
 
-    with pytest.raises(RuntimeError, match="SIGKILL"):
+    with pytest.raises(ProcessLost, match=f"process {killed} of rank 5 was killed by SIGKILL, .* memory.*\n.*--resume"):
         for _ in range(1000):
             next(stream)
 
@@ -207,18 +210,20 @@ def test_they_end_with_a_parent_that_was_killed(tmp_path):
         time.sleep(0.05)
 
 
-def test_what_a_plugin_registers_is_known_to_them(tmp_path):
-    source = """
-import distdl, numpy as np
+PLUGIN = """
+import sys, distdl, numpy as np
 
 @distdl.register_dataset
 class Squares:
     def __len__(self): return 30
-    def __getitem__(self, i): return np.full((4, 4), i, np.uint8), i % 10
+    def __getitem__(self, i): return np.full((4, 4), i, np.uint8), int("torch" in sys.modules)
 """
-    registered = plugins.load([("squares.py", source)])
-    with registry.using(registered):
-        data = DataConfig.model_validate({"train": {"dataset": "Squares"}})
+
+
+def from_plugin(text):
+    """A batch of items 3 and 29 of the dataset Squares that a plugin registers."""
+    with registry.using(plugins.load([("squares.py", text)])):
+        data = DataConfig.model_validate({"train": {"dataset": "Squares", "transforms": ["flip", "brightness"]}})
         split = data.train
         dataset = OwnDataset.open(split, "data.train")
         loader = Loader(
@@ -226,17 +231,38 @@ class Squares:
             split,
             workers=Processes(1),
             prefetch=1,
-            open_again=partial(loaders._opened_again, split, data, dataset.identity, "data.train"),
+            open_again=partial(open_again, split, data, dataset.identity, "data.train"),
             where="data.train",
             label=labels.class_number(10),
             augmentation_seed=None,
             bad_sample="mask",
         )
-        (batch,) = loader.stream([Rows.of(np.array([3, 29]))])
-        loader.close()
+        with contextlib.closing(loader):
+            (batch,) = loader.stream([Rows.of(np.array([3, 29]))])
+    return batch.tensors
 
-    assert batch.tensors["image"][:, 0, 0, 0].tolist() == [3, 29]
-    assert batch.tensors["label"].tolist() == [3, 9]
+
+@pytest.fixture
+def no_other_plugins(monkeypatch):
+    """What this process has executed, its worker processes execute as well."""
+    monkeypatch.setattr(plugins, "loaded", {})
+
+
+def test_what_a_plugin_registers_is_known_to_them_and_torch_is_not_imported_without_need(no_other_plugins):
+    tensors = from_plugin(PLUGIN)
+
+    assert tensors["image"][:, 0, 0, 0].tolist() == [3, 29]
+    assert "augment_key" in tensors  # of brightness, whose own code is made of torch
+    assert tensors["label"].tolist() == [0, 0]
+
+
+def test_an_exception_of_a_plugin_that_comes_only_there_is_told_with_its_traceback(no_other_plugins):
+    text = PLUGIN + "import multiprocessing\nif multiprocessing.parent_process(): raise OSError('no licence here')\n"
+
+    with pytest.raises(OSError, match="no licence here") as caught:
+        from_plugin(text)
+
+    assert 'File "squares.py", line 9, in <module>' in "".join(caught.value.__notes__)
 
 
 def test_what_cannot_be_sent_is_said_at_once(tmp_path, loader):

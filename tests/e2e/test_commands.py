@@ -11,7 +11,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 def test_what_a_run_leaves_behind_and_what_is_said_of_it(place):
-    result = place.run("train", place.config(train__steps=20), "--nproc", 2)
+    result = place.run("train", place.config(train__steps=20, train__log_every=5), "--nproc", 2)
     assert result.code == 0, result.output
     folder = place.path / "runs" / "run"
 
@@ -37,18 +37,15 @@ def test_what_a_run_leaves_behind_and_what_is_said_of_it(place):
     (by_weights,) = json.loads(place.run("eval", folder / "config.yaml", "--weights", weights).output)
     assert by_weights["loss"] == evaluated["loss"]
 
-    assert place.hash("run") == place.hash("runs/run")
+    for run in ("run", "runs/run"):
+        assert place.run("hash", run).output == f"{place.hash('run')}  {run}@20\n"
     assert place.run("hash", "nowhere").code == 2
 
-
-def test_the_rows_of_metrics(place):
-    assert place.run("train", place.config(train__steps=4, train__log_every=2)).code == 0
-
-    train, evaluation = place.rows("run")[-1], place.rows("run", "eval")[-1]
-
+    train = place.rows("run")[-1]
     assert {"step", "epoch", "samples", "time_s", "loss", "lr", "samples_per_s", "data_wait_s", "step_s"} <= set(train)
-    assert {"step", "epoch", "samples", "time_s", "set", "loss", "top1", "top5", "count"} <= set(evaluation)
-    assert (train["step"], train["samples"], train["epoch"]) == (4, 200, pytest.approx(200 / 1442))
+    assert {"step", "epoch", "samples", "time_s", "set", "loss", "top1", "top5", "count"} <= set(logged)
+    assert (train["step"], train["samples"], train["epoch"]) == (20, 1000, pytest.approx(1000 / 1442))
+    assert [row["step"] for row in place.rows("run")] == [5, 10, 15, 20]
 
 
 def test_several_evaluation_sets_by_name(place):

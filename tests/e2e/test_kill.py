@@ -25,20 +25,18 @@ POINTS = {
 }
 IN_SAVES = ("fsync", "rename", "renamed")  # only rank 0 saves
 
-# Each victim and each point once; `make matrix` runs them all.
+# Each point once, each victim and each number of workers at some of them; `make matrix` runs them all.
 COVERING = [
     ("a worker", "before the first checkpoint", 2),
-    ("rank 0", "in a step", 2),
+    ("a worker", "in a step", 4),
     ("supervisor", "in an evaluation", 2),
     ("everything", "in the last evaluation", 2),
     ("rank 0", "a save that has begun", 2),
     ("everything", "a save before its manifest", 2),
-    ("supervisor", "a save before its rename", 2),
+    ("supervisor", "a save before its rename", 4),
     ("rank 0", "a save just renamed", 2),
     ("everything", "a save that deletes an old one", 2),
     ("rank 0", "the last save", 2),
-    ("a worker", "in a step", 4),
-    ("everything", "a save before its rename", 4),
 ]
 ALL = [
     case

@@ -11,7 +11,7 @@ import torch
 
 import distdl
 
-NOTEBOOK = Path(__file__).parents[2] / "examples" / "first_run.ipynb"
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "examples").glob("*.ipynb"))
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -117,10 +117,11 @@ def test_a_killed_notebook_leaves_a_run_that_was_saved_and_nothing_running(here)
     assert wait_for_a_checkpoint(here) == "preempted"
 
 
-def test_the_notebook_runs_from_top_to_bottom(here):
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_top_to_bottom(here, path):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(path, as_version=4)
     assert not [cell for cell in notebook.cells if cell.get("outputs")], "stored without outputs"
 
     nbclient.NotebookClient(notebook, timeout=180, resources={"metadata": {"path": str(here.path)}}).execute()

@@ -55,6 +55,7 @@ def remote(place, web, query="", **changes):
 
 def test_the_same_weights_from_a_server_as_from_a_folder_and_no_secret_in_what_is_left(place, web, sharded, local_hash):
     web.wanted_query = f"sig={SECRET}"
+    web.fail(r".*\.tar", "503", times=5)
 
     result = place.run("train", remote(place, web, "?${QUERY}"), "--nproc", 2, QUERY=f"sig={SECRET}")
 
@@ -65,6 +66,8 @@ def test_the_same_weights_from_a_server_as_from_a_folder_and_no_secret_in_what_i
     assert n_shards > 5
     assert len(list((place.path / "cache" / "distdl-shards").glob("*.tar"))) >= n_shards
     assert asked, "the shards came from the server"
+    took = r"[\d.,]+ MB in \d+ requests, \d had to be asked again \(the server answers 503"
+    assert re.search(f"shards from 127.0.0.1:{web.port}: {took}", result.output)
     assert SECRET not in result.output
     for path in (place.path / "runs").rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
@@ -103,11 +106,12 @@ def test_a_server_that_goes_away_ends_the_run_with_what_to_do(place, web):
     config = remote(place, web)
     began = time.monotonic()
 
-    result = place.run("train", config, "data.remote.deadline=2 s")
+    result = place.run("train", config, "data.remote.deadline=4 s")
 
     assert result.code == 2, result.output
     assert time.monotonic() - began < 60
-    assert re.search(r"/train/\d+\.tar: can't be read for 2 s \(\d+ attempts\): the server answers 503", result.output)
+    assert re.search(r"/train/\d+\.tar: can't be read for 4 s \(\d+ attempts\): the server answers 503", result.output)
+    assert f"nothing comes from 127.0.0.1:{web.port} (the server answers 503" in result.output
     assert "--resume" in result.last_line
 
 

@@ -14,22 +14,33 @@ def losses(place, run):
     return [row["loss"] for row in place.rows(run)]
 
 
-def test_torchrun_and_our_launcher_make_the_same_run(place):
-    config = place.config()
-
-    ours = place.run("train", config, "--nproc", 2, "--name", "ours")
-    theirs = place.run("train", config, "--name", "theirs", launcher=TORCHRUN)
-
-    assert ours.code == 0 and theirs.code == 0, ours.output + theirs.output
-    assert place.hash("ours") == place.hash("theirs")
-    assert losses(place, "ours") == losses(place, "theirs")
+@pytest.fixture(scope="module")
+def on_two(tmp_path_factory, place_of, corpus):
+    """The place of a run of the small config on two workers."""
+    there = place_of(tmp_path_factory.mktemp("on_two"), corpus)
+    result = there.run("train", there.config(), "--nproc", 2)
+    assert result.code == 0, result.output
+    return there
 
 
-def test_under_torchrun_an_existing_run_is_refused_by_all_workers(place):
-    config = place.config(train__steps=2)
-    assert place.run("train", config, "--name", "x").code == 0
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, place_of, corpus):
+    """The place of a run of four steps, for what leaves it as it is."""
+    there = place_of(tmp_path_factory.mktemp("finished"), corpus)
+    assert there.run("train", there.config(train__steps=4)).code == 0
+    return there
 
-    again = place.run("train", config, "--name", "x", launcher=TORCHRUN)
+
+def test_torchrun_and_our_launcher_make_the_same_run(place, on_two):
+    theirs = place.run("train", place.config(), launcher=TORCHRUN)
+
+    assert theirs.code == 0, theirs.output
+    assert place.hash("run") == on_two.hash("run")
+    assert losses(place, "run") == losses(on_two, "run")
+
+
+def test_under_torchrun_an_existing_run_is_refused_by_all_workers(finished):
+    again = finished.run("train", finished.config(train__steps=4), launcher=TORCHRUN)
 
     assert again.code != 0
     assert "this run folder exists" in again.output
@@ -61,34 +72,31 @@ def test_only_rank_0_needs_to_see_the_run_folder(place, tmp_path_factory):
     assert not (elsewhere / "runs").exists()
 
 
-def test_loss_curves_of_1_to_4_workers_agree(place):
-    config = place.config(train__steps=50, train__eval_every=1000)
-    for nproc in (1, 2, 3, 4):
-        result = place.run("train", config, "--nproc", nproc, "--name", f"on{nproc}")
+def test_loss_curves_of_1_to_4_workers_agree(place, on_two):
+    for nproc in (1, 3, 4):
+        result = place.run("train", place.config(), "--nproc", nproc, "--name", f"on{nproc}")
         assert result.code == 0, result.output
 
     alone = losses(place, "on1")
-    for nproc in (2, 3, 4):
-        assert losses(place, f"on{nproc}") == pytest.approx(alone, rel=1e-5)
-    assert len(alone) == 50
+    for curve in (losses(on_two, "run"), losses(place, "on3"), losses(place, "on4")):
+        assert curve == pytest.approx(alone, rel=1e-5)
+    assert len(alone) == 40
 
 
-def test_ddp_is_the_reference_of_our_exchange(place):
-    for engine in ("exchange", "ddp"):
-        result = place.run("train", place.config(dist__engine=engine), "--nproc", 2, "--name", engine)
-        assert result.code == 0, result.output
+def test_ddp_is_the_reference_of_our_exchange(place, on_two):
+    result = place.run("train", place.config(dist__engine="ddp"), "--nproc", 2)
+    assert result.code == 0, result.output
 
-    assert losses(place, "ddp") == pytest.approx(losses(place, "exchange"), rel=1e-5)
+    assert losses(place, "run") == pytest.approx(losses(on_two, "run"), rel=1e-5)
 
 
-def test_a_run_goes_on_with_another_number_of_workers(place):
-    whole = place.run("train", place.config(), "--nproc", 2, "--name", "whole")
-    half = place.run("train", place.config(train__steps=20), "--nproc", 2, "--name", "parts")
-    rest = place.run("train", place.config(), "--nproc", 3, "--name", "parts", "--resume")
+def test_a_run_goes_on_with_another_number_of_workers(place, on_two):
+    half = place.run("train", place.config(train__steps=20), "--nproc", 2)
+    rest = place.run("train", place.config(), "--nproc", 3, "--resume")
 
-    assert whole.code == half.code == 0 and rest.code == 0, rest.output
+    assert half.code == 0 and rest.code == 0, rest.output
     # The first half was planned for 20 steps, so the schedule of the two differs: compare what does not depend on it.
-    assert [row["samples"] for row in place.rows("parts")] == [row["samples"] for row in place.rows("whole")]
+    assert [row["samples"] for row in place.rows("run")] == [row["samples"] for row in on_two.rows("run")]
 
 
 def test_a_longer_run_may_follow_and_says_what_changed(place):
@@ -101,26 +109,23 @@ def test_a_longer_run_may_follow_and_says_what_changed(place):
     assert place.rows("run")[-1]["step"] == 20
 
 
-def test_a_resume_with_another_network_or_rate_names_the_keys_and_changes_nothing(place):
-    assert place.run("train", place.config(train__steps=4)).code == 0
-    before = (place.path / "runs/run/config.yaml").read_text()
+def test_a_resume_with_another_network_or_rate_names_the_keys_and_changes_nothing(finished):
+    before = (finished.path / "runs/run/config.yaml").read_text()
 
-    other = place.run("train", place.config(train__steps=8, optim__lr=0.5, model__name="mlp"), "--resume")
+    other = finished.run("train", finished.config(train__steps=8, optim__lr=0.5, model__name="mlp"), "--resume")
 
     assert other.code == 2
     assert "model.name: lenet5 -> mlp" in other.output and "optim.lr: 0.05 -> 0.5" in other.output
     assert "train.steps" not in other.output
-    assert (place.path / "runs/run/config.yaml").read_text() == before
+    assert (finished.path / "runs/run/config.yaml").read_text() == before
 
 
-def test_a_finished_run_says_that_it_is(place):
-    assert place.run("train", place.config(train__steps=4)).code == 0
-
-    again = place.run("train", place.config(train__steps=4), "--resume")
+def test_a_finished_run_says_that_it_is(finished):
+    again = finished.run("train", finished.config(train__steps=4), "--resume")
 
     assert again.code == 0
     assert "this run is finished" in again.output
-    assert json.loads((place.path / "runs/run/final.json").read_text())["outcome"] == "done"
+    assert json.loads((finished.path / "runs/run/final.json").read_text())["outcome"] == "done"
 
 
 def test_a_run_can_start_from_another_ones_weights(place):

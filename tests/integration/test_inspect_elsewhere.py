@@ -12,6 +12,7 @@ from web import Web
 from distdl.cli import main
 from distdl.data.corpus.shards import RawSample, write_shards
 from distdl.data.inspect import verify
+from distdl.data.remote import listing
 from distdl.data.show import show
 from distdl.errors import UserError
 
@@ -87,6 +88,16 @@ def test_the_commands_take_addresses_and_lists(web, corpus, capsys):
     assert main(["data", "show", web.url, "--index", str(corpus.parent / "copy")]) == 0
 
     assert "15 samples in 3 shards" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_a_host_that_is_not_there_is_told_soon(web, monkeypatch, capsys, command):
+    monkeypatch.setattr(listing, "_SOON", "1 s")  # a run would wait for data.remote.deadline, 5 minutes
+    web.stop()
+
+    assert main(["data", command, web.url]) == 2
+
+    assert "can't be read for 1 s" in (told := capsys.readouterr().err) and "connection refused" in told
 
 
 def test_what_cant_be_found_is_the_users_mistake(web):

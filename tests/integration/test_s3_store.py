@@ -104,14 +104,20 @@ def test_credentials_that_expire_are_looked_up_again(server, folder, monkeypatch
     threading.Timer(0.5, lambda: credentials.write_text(right.format(KEYS["AWS_SECRET_ACCESS_KEY"]))).start()
 
     assert store.read("000000.tar", 4, 8) == CONTENT[4:8]
-    assert store.n_retries > 0
+    assert "asked again" in store.account.take()
 
 
-def test_a_bucket_that_does_not_exist_is_told(server):
-    store = opened(server, "s3://nothing-here/train")
+@pytest.mark.parametrize("ask", [lambda store: store.read("000000.tar", 0, 4), lambda store: store.names()])
+def test_a_bucket_that_does_not_exist_is_told_with_the_endpoint(server, ask):
+    with pytest.raises(UserError, match=f"there is no bucket 'nothing-here' at {server.endpoint}") as error:
+        ask(opened(server, "s3://nothing-here/train"))
 
-    with pytest.raises(UserError, match="s3://nothing-here/train"):
-        store.read("000000.tar", 0, 4)
+    assert "AWS_ENDPOINT_URL" in error.value.fix
+
+
+def test_what_can_be_no_bucket_is_told_at_once(server):
+    with pytest.raises(UserError, match="a bucket can't be called 'No_Bucket!'"):
+        opened(server, "s3://No_Bucket!/train", deadline="1 min").read("000000.tar", 0, 4)
 
 
 def test_what_is_not_installed_is_named_with_how_to_install_it(monkeypatch):

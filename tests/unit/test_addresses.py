@@ -1,8 +1,11 @@
-"""Addresses in a config: none with a secret is taken, and none is shown with one."""
+"""Addresses in a config or on a command line: none with a secret is taken, and none is shown with one."""
+
+import re
 
 import pytest
 from small_config import SMALLEST
 
+from distdl.cli import main
 from distdl.config import addresses, load
 from distdl.errors import UserError
 
@@ -26,6 +29,20 @@ def test_an_address_with_a_secret_is_refused_without_repeating_it(tmp_path, addr
             load(config, overrides)
         assert "${NAME}" in str(error.value)
         assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize("address", SECRETIVE)
+@pytest.mark.parametrize(
+    "command",
+    ["show {}", "verify data/train {}", "show data/train --index {}", "index {}", "index . --to {}", "pack idx {} ."],
+)
+def test_so_is_one_on_a_command_line(command, address, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["data", *(word.format(address) for word in command.split())])
+
+    assert end.value.code == 2
+    assert re.search(r"\$\{NAME\}|a path on disk is expected", told := capsys.readouterr().err)
+    assert SECRET not in told
 
 
 @pytest.mark.parametrize("key", ["data.train.index", "data.remote.endpoint"])

@@ -6,7 +6,7 @@ import wave
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from distdl.data.audio import Length, audio_length, decode_audio, is_audio
@@ -40,7 +40,6 @@ def test_lossless_formats_give_what_was_written(kind, channels):
 
 
 @given(st.integers(1, 3).flatmap(lambda n: st.lists(st.lists(st.integers(-32768, 32767), min_size=n, max_size=n))))
-@settings(max_examples=40, deadline=None)
 def test_a_wav_of_16_bits_is_what_the_standard_library_wrote(rows):
     file = io.BytesIO()
     n_channels = len(rows[0]) if rows else 1
@@ -116,7 +115,6 @@ def test_a_sound_that_was_cut_off_is_damaged(kind, subtype, kept):
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=60, deadline=None)
 def test_noise_is_no_sound(noise):
     for head in (b"", b"fLaC", b"RIFF\0\0\0\0WAVE", b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0", b"OggS"):
         try:

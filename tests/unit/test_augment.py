@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_colour import batch, column, pictures
 
 from distdl.data.order import keyed
-from distdl.data.pictures import augment, colour, transforms
+from distdl.data.pictures import augment, colour, of_batches, transforms
 from distdl.data.pictures.row_draws import RowDraws
 from distdl.data.pictures.transforms import Draws, Normalise
 from distdl.errors import UserError
@@ -33,7 +33,7 @@ EVERYTHING = [
 
 def build(*configs):
     built, _ = transforms.build(list(configs), "data.train")
-    return augment.split(built, "data.train")
+    return of_batches.split(built, "data.train")
 
 
 def apply(config, images, keys=None):

@@ -12,12 +12,12 @@ from distdl.checkpoint.save import Checkpoints
 from distdl.config import dump
 from distdl.config.schema import KeepConfig
 from distdl.errors import UserError
+from distdl.inference.evaluate import evaluate_runs
 from distdl.run import trust
 from distdl.run.folder import create_or_reopen
 from distdl.trainer.average import average
 from distdl.trainer.state import capture
 from distdl.trainer.step import train_step
-from distdl.trainer.trained import evaluate_run
 
 
 @pytest.fixture
@@ -80,7 +80,9 @@ def test_distdl_eval_finds_the_same_for_the_file(trained):
     folder, _ = trained()
     (row,) = average(str(folder.path), last=2)
 
-    (again,) = evaluate_run(str(folder.path), None, (), pytest.fail, folder.path / "averaged-last-2.safetensors")
+    (again,) = evaluate_runs(
+        [str(folder.path)], None, (), pytest.fail, str(folder.path / "averaged-last-2.safetensors")
+    )
 
     assert (again["loss"], again["top1"]) == (row["loss"], row["top1"])
 

@@ -220,3 +220,16 @@ def test_the_default_is_on_the_nodes_own_disk_where_a_job_has_one(monkeypatch, t
     monkeypatch.delenv("TMPDIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert caches.default_folder() == tmp_path / "distdl"
+
+
+def test_half_an_index_of_a_process_that_was_killed_goes_after_an_hour(tmp_path: Path, cache: Cache) -> None:
+    """A fresh one may be somebody's who is writing it; whatever else lies there is not ours."""
+    names = [f".{'ab' * 16}.ddx.12.part", f".{'cd' * 16}.ddx.34.part", ".mine.ddx.56.part"]
+    for name in names:
+        (cache.folder / name).write_bytes(b"half")
+    for name in (names[0], names[2]):
+        os.utime(cache.folder / name, (0, 0))
+
+    Cache.open(tmp_path, None)
+
+    assert sorted(each.name for each in cache.folder.glob(".*.part")) == sorted(names[1:])

@@ -129,3 +129,15 @@ def test_unfit_class_weights_are_the_users_mistake(logits_BC, wrong):
 def test_the_focal_loss_takes_no_smoothed_labels():
     with pytest.raises(UserError, match="not defined for smoothed labels"):
         Classify(label_smoothing=0.1, focal_gamma=2)
+
+
+def test_auxiliary_heads_losses_are_added_by_their_weight(logits_BC):
+    rows = batch([0, 1, 2, 3, 4, 5], [1, 1, 1, 1, 1, 0])
+    task = Classify(auxiliary_weight=0.4)
+    main, first, second = logits_BC, logits_BC.flip(0), -logits_BC
+
+    loss, count = task.loss(torch.stack([main, first, second], dim=1), rows)
+
+    own, *heads = (task.loss(each, rows)[0] for each in (main, first, second))
+    torch.testing.assert_close(loss, own + 0.4 * (heads[0] + heads[1]))
+    assert count == 5

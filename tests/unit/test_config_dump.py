@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_config import SMALLEST
 
@@ -50,7 +50,7 @@ VALUES = st.recursive(
 )
 ARGS = st.dictionaries(TEXT, VALUES, max_size=3)
 SPLITS = st.fixed_dictionaries(
-    {"shards": TEXT},
+    {"shards": TEXT.filter(bool)},
     optional={
         "transforms": st.lists(
             st.sampled_from(["flip", {"pad": 2}]) | st.fixed_dictionaries({"my.module:own": VALUES}), max_size=5
@@ -82,7 +82,6 @@ CONFIGS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(raw=CONFIGS)
 def test_a_dumped_config_reads_back_equal(raw: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     config = Config.model_validate(raw)
@@ -97,7 +96,8 @@ def test_a_dump_has_every_key_in_the_order_of_the_schema_and_plain_values() -> N
     text = dump(small("model.args={eps: 1e-3, mode: 'off'}", "data.train.transforms=[{pad: 2}, flip]"))
 
     assert text.startswith(
-        "model:\n  name: lenet5\n  args:\n    eps: 0.001\n    mode: 'off'\ntask:\n  name: classify\n"
+        "model:\n  name: lenet5\n  args:\n    eps: 0.001\n    mode: 'off'\n"
+        "  pretrained: null\n  partial: false\n  init_images: null\n  freeze: []\ntask:\n  name: classify\n"
     )
     assert "    transforms: [{pad: 2}, {flip: {}}]\n" in text
     assert "  betas: [0.9, 0.999]\n" in text

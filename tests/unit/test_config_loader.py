@@ -279,7 +279,7 @@ def test_a_required_key_or_section_with_a_typo_is_one_mistake_not_two() -> None:
 def test_a_mistake_that_spans_a_section_points_at_the_section() -> None:
     text = SMALLEST.replace(", epochs: 5", "")
 
-    problem = "x.yaml:3: train: give the length of the run either in epochs or in steps"
+    problem = "x.yaml:3: train: give the length of the run either in epochs or in steps (and the other as null)"
     assert errors(text) == [problem]
     assert errors(text, "train.seed=1") == [problem]
 

@@ -123,6 +123,12 @@ def test_mistakes_in_such_sections_are_told_with_their_lines_and_all_at_once() -
             "{shards: a, dataset: 'b:c'}",
             "x.yaml:2: data.train: give one of shards, folder, dataset and mixture, not shards and dataset",
         ),
+        ("{shards: []}", "x.yaml:2: data.train.shards: it names nothing to read: give a path, or leave the key out"),
+        (
+            "{mixture: {a: {shards: b}, c: {folder: ''}}}",
+            "x.yaml:2: data.train.mixture.c.folder: "
+            "it names nothing to read: give a path, or leave the key out (got '')",
+        ),
     ],
 )
 def test_a_split_has_one_source_and_other_mistakes_are_told_besides(split: str, problem: str) -> None:
@@ -144,3 +150,8 @@ def test_a_pattern_of_parameter_names_keeps_its_place_in_the_order() -> None:
     config = Config.model_validate(load("x.yaml", EVERY_ONE).config.model_dump())
 
     assert list(config.optim.groups) == ["conv.*", "fc.*"]
+
+
+def test_ways_to_start_that_do_not_go_together_are_refused() -> None:
+    assert any("partial is said of pretrained" in line for line in errors("model.partial=true"))
+    assert any("two ways to start" in line for line in errors("model.pretrained=run:a", "model.init_images=100"))

@@ -83,7 +83,6 @@ def test_what_comes_after_the_cut_is_left():
 
 
 @pytest.mark.needs("native")
-@settings(max_examples=150, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 3))
 def test_native_pixels_are_those_of_pillows_antialiased_resize(data, seed):
     image = pytest.importorskip("PIL.Image")
@@ -205,7 +204,7 @@ def test_more_pixels_than_any_photograph_has_are_refused_before_they_are_made(de
         decode_image(bomb, "jpg")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(at=st.integers(0, len(PHOTOGRAPH) - 1), value=st.binary(min_size=1, max_size=6), seed=st.integers(0, 2**32))
 @pytest.mark.needs("native")
 def test_damage_anywhere_gives_pixels_or_an_error_and_never_ends_the_process(at, value, seed):

@@ -42,7 +42,7 @@ def jpeg_of_65280_pixels_square():
 # --- what the image may be when it is packed, or listed: bytes, and what is said of it ---
 
 CONTENTS = {
-    "cut in half": (jpeg(VICTIM)[: len(jpeg(VICTIM)) // 2], ""),
+    "cut in half": (jpeg(VICTIM)[: len(jpeg(VICTIM)) // 2], "the JPEG ends before its picture does"),
     "empty": (b"", "no data"),
     "text": (b"<html>not found</html>", "not a known image format"),
     "a PNG cut off": (cv2.imencode(".png", np.zeros((40, 48, 3), np.uint8))[1].tobytes()[:-8], "truncated PNG"),

@@ -2,14 +2,11 @@
 
 import pytest
 import torch
-import torch._dynamo
 from torch import nn
 
-from distdl import models
 from distdl.comm.collectives import Pending
 from distdl.comm.exchange import Exchange as RealExchange
 from distdl.comm.reduction import Reduction
-from distdl.trainer import setup
 
 MIB = 2**20
 
@@ -186,49 +183,3 @@ def test_gradients_do_not_overlap_whatever_the_strides():
 
     (bucket,) = exchange.buckets
     assert sorted(bucket.flat[: -bucket.more.numel()].tolist()) == [1] * 12 + [2] * 6 + [3] * 5
-
-
-@pytest.fixture
-def dynamo():
-    """Nothing compiled before, and nothing left for tests that follow."""
-    torch._dynamo.reset()
-    with torch._dynamo.config.patch(recompile_limit=64):
-        yield
-    torch._dynamo.reset()
-
-
-def test_compiled_blocks_know_each_shape_by_itself(dynamo):
-    network, symbols = models.build("resnet20_cifar", {}), []
-
-    def backend(graph, inputs):
-        symbols.extend(each for each in inputs if isinstance(each, torch.SymInt))
-        return graph
-
-    setup.compile_blocks(network, backend)
-    for n_rows in (4, 6, 4, 5):
-        network(torch.randn(n_rows, 3, 32, 32))
-
-    assert not symbols
-
-
-def test_a_network_compiled_block_by_block_sends_while_backward_goes_on(dynamo):
-    network = models.build("resnet20_cifar", {})
-    for block in models.blocks(network):
-        network.get_submodule(block).compile(backend="aot_eager")
-    used_when_sent = []
-
-    def steps(parts, name):
-        used_when_sent.append(len(exchange._used))
-        yield Pending(None)
-
-    weights = list(network.parameters())
-    exchange = Exchange(weights, bucket_mib=0.1, n_status=1, steps=steps)
-    exchange.begin()
-    loss = network(torch.randn(2, 3, 32, 32)).sum()
-    exchange.arm()
-
-    loss.backward()
-
-    assert len(used_when_sent) == len(exchange.buckets) > 10
-    assert used_when_sent[:6] != [len(weights)] * 6  # as it would be if backward gave all gradients at its end
-    assert sum(n < len(weights) for n in used_when_sent) > 10

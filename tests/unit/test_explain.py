@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 import tiny
 
@@ -99,6 +101,22 @@ def test_the_bytes_it_names_are_the_image_that_is_trained_on(started, corpus):
     assert tar.startswith(str(corpus))
     assert (second["image"][5].permute(1, 2, 0).numpy() * 255).round().astype(int).tolist() == pixels.tolist()
     assert re.search(rf"^key +{sample_of(text):05}$", text, re.MULTILINE)
+
+
+def test_of_a_folder_of_images_it_names_the_file_and_its_class(started, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number, name in enumerate(["cat/0.png", "cat/1.png", "dog/2.png"]):
+        (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pets" / name).write_bytes(cv2.imencode(".png", np.full((4, 4), number, np.uint8))[1].tobytes())
+    started(**{"data.train": {"folder": str(tmp_path / "pets")}, "train.global_batch": 3})
+
+    text = "\n".join(explain("run", step=1, rank=0, row=row, world_size=1) for row in range(3))
+
+    assert sorted(re.findall(r"^file +\S+/pets/(\S+)\nclass +(.+)$", text, re.MULTILINE)) == [
+        ("cat/0.png", "cat (0)"),
+        ("cat/1.png", "cat (0)"),
+        ("dog/2.png", "dog (1)"),
+    ]
 
 
 def test_rows_beyond_the_end_of_the_run_are_said_to_be_padding(started):

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from distdl.errors import PeerLost, UserError
+from distdl.errors import PeerLost, ProcessLost, UserError
 from distdl.run import failures
 from distdl.run.failures import FailureRecord
 from distdl.run.folder import RunFolder, create_or_reopen
@@ -57,6 +57,15 @@ def test_a_users_mistake_ends_with_code_2(folder):
 
     assert (written.kind, written.exit_code) == ("user", 2)
     assert written.message == "a.yaml:3: no such key\n  Remove it."
+
+
+def test_a_lost_process_is_told_like_a_mistake_but_is_none(folder):
+    lost = "data worker process 7 of rank 3 was killed"
+
+    written = failures.write(folder, 3, 12, ProcessLost(lost), attempt=0)
+
+    assert (written.kind, written.exit_code) == ("process_lost", 1)
+    assert failures.format_cause(written, []).splitlines()[1:] == [lost]
 
 
 def test_what_goes_wrong_because_a_peer_is_gone_is_an_echo(folder):

@@ -79,6 +79,35 @@ def test_a_file_that_is_gone_or_has_changed_is_a_bad_sample(tree):
         dataset.read(0, 3)
 
 
+def write_images(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(image(0))
+    return root
+
+
+@pytest.mark.parametrize("split", ["val", "Validation", "test"])
+def test_splits_are_not_taken_for_classes(tree, tmp_path, split):
+    of_splits = write_images(tmp_path / "hym", "train/ant/1.png", "train/bee/2.png", f"{split}/ant/3.png")
+    (of_splits / "annotations").mkdir()
+
+    with pytest.raises(UserError, match=f"these are splits, not classes: .*(.|\n)*{of_splits}/train"):
+        FolderDataset.open(of_splits)
+    assert FolderDataset.open(of_splits / "train").classes == ["ant", "bee"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/steam/1.png", "tram/2.png"),  # what drives on rails
+        ("train/1.png", "test/2.png"),  # screens of two kinds
+        ("train/1.png", "train/odd/2.png", "val/3.png"),
+    ],
+)
+def test_classes_may_be_called_as_splits_are(tree, tmp_path, names):
+    assert FolderDataset.open(write_images(tmp_path / "x", *names)).n_samples == len(names)
+
+
 def test_a_folder_without_images_in_classes_is_refused(tree, tmp_path):
     with pytest.raises(UserError, match="no images here"):
         FolderDataset.open(tree / "cat")

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 import webdataset
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from distdl.data.corpus import index
@@ -76,7 +76,6 @@ def archives(draw: st.DrawFn) -> list[tuple[str, bytes]]:
 
 
 @given(files=archives(), tar_format=st.sampled_from(list(FORMATS)))
-@settings(max_examples=60, deadline=None)
 def test_the_index_of_any_tar_finds_what_webdataset_finds(files: list[tuple[str, bytes]], tar_format: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tar = Path(folder, "000000.tar")

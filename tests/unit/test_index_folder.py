@@ -122,6 +122,95 @@ def test_one_tar_has_no_list_to_leave_samples_out_of(corpus: Path, tmp_path: Pat
         index_folder(corpus / "000000.tar", say=silent, excluded_by=[file])
 
 
+# --- all files change, or none ---
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def damage_a_header(tar: Path, key: str) -> None:
+    content = bytearray(tar.read_bytes())
+    at = content.index(f"{key}.txt".encode())
+    content[at + 148 : at + 156] = b"no digit"  # the header's own checksum
+    tar.write_bytes(content)
+
+
+def test_where_a_later_tar_can_t_be_indexed_nothing_changes(corpus: Path, tmp_path: Path) -> None:
+    """Not even what was left out of an earlier one comes back."""
+    index_folder(corpus, say=silent, excluded_by=[quarantine(tmp_path / "q.jsonl", ("000000.tar", "c/01"))])
+    damage_a_header(corpus / "000001.tar", "c/05")
+    before = contents(corpus)
+
+    with pytest.raises(UserError, match=r"000001\.tar: this tar is damaged: no valid header"):
+        index_folder(corpus, say=silent)
+
+    assert contents(corpus) == before
+
+
+def test_indexes_that_are_there_need_no_header(corpus: Path, tmp_path: Path) -> None:
+    """The damage stays known for what it is: a component that has changed is still not what was indexed."""
+    for at, key in (("000001.tar", "c/05"), ("000002.tar", "c/09")):
+        damage_a_header(corpus / at, key)
+    (corpus / "000001.tar").write_bytes((corpus / "000001.tar").read_bytes().replace(b"text 7", b"tExt 7"))
+    first = quarantine(tmp_path / "1.jsonl", ("000000.tar", "c/01"), ("000001.tar", "c/06"))
+    second = quarantine(tmp_path / "2.jsonl", ("000001.tar", "c/05"))
+    said: list[str] = []
+
+    index_folder(corpus, say=said.append, excluded_by=[first])
+    index_folder(corpus, say=said.append, excluded_by=[first, second])
+
+    left = ["c/00", "c/02", "c/03", "c/04", "c/07", "c/08", "c/09"]
+    assert keys(corpus) == left
+    assert "000001.tar: has changed since it was indexed; its samples are compared with the checksums from then" in said
+    assert [(each.shard, each.key) for each in verify(corpus).problems] == [("000001.tar", "c/07"), ("000002.tar", "")]
+    with pytest.raises(UserError, match="this tar is damaged"):  # c/06 is only in the tar
+        index_folder(corpus, say=silent, excluded_by=[second])
+    assert keys(corpus) == left
+
+
+def test_what_is_left_out_step_by_step_is_what_is_left_out_at_once(corpus: Path, tmp_path: Path) -> None:
+    one = quarantine(tmp_path / "1.jsonl", ("000000.tar", "c/02"), ("000001.tar", "c/04"))
+    two = quarantine(tmp_path / "2.jsonl", ("000000.tar", "c/00"), ("000000.tar", "c/77"))
+    index_folder(corpus, say=silent, excluded_by=[one])
+    index_folder(corpus, say=silent, excluded_by=[one, two])
+    step_by_step = contents(corpus)
+    index_folder(corpus, say=silent)
+    (corpus / "dataset.json").unlink()  # so that the tars are read
+
+    index_folder(corpus, say=silent, excluded_by=[one, two])
+
+    listed = descriptor.parse(step_by_step.pop("dataset.json"), "", "")
+    again = descriptor.read(corpus / "dataset.json")
+    assert listed and again and listed.shards == again.shards
+    assert contents(corpus).items() >= step_by_step.items()
+
+
+@pytest.mark.parametrize("n_in_place", range(4))
+def test_a_command_that_was_killed_while_files_take_their_places_is_mended_by_itself(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_in_place: int
+) -> None:
+    damage_a_header(corpus / "000000.tar", "c/01")
+    file = quarantine(tmp_path / "q.jsonl", ("000000.tar", "c/00"), ("000000.tar", "c/77"), ("000002.tar", "c/08"))
+    rename, renamed = Path.rename, []
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.parent.name == ".unfinished" and target.parent == corpus:
+            if len(renamed) == n_in_place:
+                raise KeyboardInterrupt
+            renamed.append(target.name)
+        return rename(self, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "rename", killed)
+        index_folder(corpus, say=silent, excluded_by=[file])
+
+    assert "dataset.json" not in renamed
+    index_folder(corpus, say=silent, excluded_by=[file])
+    assert keys(corpus) == [f"c/{i:02d}" for i in range(1, 10) if i != 8]
+    assert verify(corpus).ok and not (corpus / ".unfinished").exists()
+
+
 # --- wids listings ---
 
 

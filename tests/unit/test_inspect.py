@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from distdl.data.corpus import descriptor
 from distdl.data.corpus.shards import RawSample, index_folder, write_shards
@@ -63,7 +64,7 @@ def test_a_sound_corpus_has_no_problem(corpus: Path) -> None:
 def test_any_flipped_bit_is_found_and_its_file_named(corpus: Path, which: str) -> None:
     draws = random.Random(0)
     files = sorted(corpus.glob(which))
-    for i in range(200):
+    for i in range(2 * settings().max_examples):
         path = files[i % len(files)]
         bit = draws.randrange(8 * path.stat().st_size)
         flip(path, bit)
@@ -84,17 +85,36 @@ def test_damaged_data_is_named_by_shard_key_and_component(corpus: Path) -> None:
     where = [(problem.shard, problem.key, problem.component) for problem in report.problems]
     assert where == [("000001.tar", "", ""), ("000001.tar", "s7", "png")]
     assert str(report.problems[1]).startswith("000001.tar: sample 's7' component 'png' its checksum does not match")
+    line = '{"shard": "000001.tar", "key": "s7"}'
+    again = f"distdl data index {corpus}"
+    assert str(report).splitlines()[-2:] == [
+        f"Copy 000001.tar again, or if that was changed on purpose: `{again}`.",
+        f"To go without samples: `{again} --exclude FILE.jsonl`, with a line {line} for each.",
+    ]
+    (corpus / "FILE.jsonl").write_text(line)
+    index_folder(corpus, say=lambda line: None, excluded_by=[corpus / "FILE.jsonl"])
+    assert verify(corpus).ok
 
 
-def test_a_component_that_ends_beyond_a_cut_off_tar_is_named(corpus: Path) -> None:
-    size = (corpus / "000000.tar").stat().st_size
-    os.truncate(corpus / "000000.tar", 2000)
+def test_what_a_cut_off_tar_has_lost_is_told_in_one_line(corpus: Path) -> None:
+    tar = corpus / "000000.tar"
+    size = tar.stat().st_size
+    os.truncate(tar, 2048 + 600)  # in the image of the second sample
 
     report = verify(corpus)
 
-    reason = f"the file has 2000 bytes; when it was indexed it had {size}"
-    assert Problem(shard="000000.tar", reason=reason) in report.problems
-    assert any(problem.key == "s4" and "the shard ends" in problem.reason for problem in report.problems)
+    again = f"distdl data index {corpus}"
+    assert list(map(str, report.problems[1:])) == [
+        f"000000.tar: the file has 2648 bytes; when it was indexed it had {size}",
+        "000000.tar: 4 of its 5 samples are lost, for it is cut off: 's1' and what follows",
+    ]
+    assert str(report).splitlines()[-2:] == [
+        f"Copy 000000.tar again, or if that was changed on purpose: `{again}`.",
+        f"To go without a shard: move it out of the folder, then `{again}`.",
+    ]
+    tar.rename(corpus.parent / tar.name)
+    index_folder(corpus, say=lambda line: None)
+    assert verify(corpus).ok
 
 
 def test_files_that_are_missing_are_named(corpus: Path) -> None:
@@ -107,6 +127,8 @@ def test_files_that_are_missing_are_named(corpus: Path) -> None:
         "dataset.json: it lists shards that are missing: 000001.tar",
         "000000.tar: its index 000000.tar.ddx is missing",
     ]
+    again = f"Write the indexes and dataset.json again: `distdl data index {corpus}`."
+    assert str(verify(corpus)).endswith(again)
 
 
 def test_counts_and_md5s_that_dataset_json_has_wrong_are_found(corpus: Path) -> None:
@@ -152,7 +174,8 @@ def test_what_was_packed_wrong_is_found(
 ) -> None:
     folder = write_one(tmp_path / "corpus", components)
 
-    assert verify(folder).problems == [Problem(shard="000000.tar", key="odd", component=component, reason=reason)]
+    expected = Problem(shard="000000.tar", key="odd", component=component, reason=reason, remedy="exclude")
+    assert verify(folder).problems == [expected]
 
 
 @pytest.mark.parametrize("label, ok", [(1000, True), ([3, 17], True), (-0.5, True), ("bee", False), ("nan", False)])
@@ -187,8 +210,8 @@ def test_a_long_report_is_cut(tmp_path: Path) -> None:
 
     lines = str(verify(tmp_path / "corpus")).splitlines()
 
-    assert lines[-2] == "... and 50 more problems"
-    assert "150 problems" in lines[-1]
+    assert lines[-3] == "... and 50 more problems"
+    assert "150 problems" in lines[-2]
 
 
 # --- show ---

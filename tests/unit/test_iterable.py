@@ -119,6 +119,13 @@ def test_rows_of_many_threads_hold_them_in_their_order(build):
     assert values(run) == [list(range(200))]
 
 
+def test_a_sample_of_two_epochs_is_told_apart_whichever_row_is_filled_first(iterable):
+    counting = iterable(Counting())
+    counting.announce_rows([(3, 100), (3, 101), (3, 102)])
+
+    assert [value_of(counting.example(3, key)) for key in (102, 100, 101)] == [2, 0, 1]
+
+
 def test_its_epoch_is_as_long_as_said_or_as_it_is(build):
     assert build("Counting", {"data.draws": 50}).plan.epoch_length == 50
     assert build("Sized", n=30).plan.epoch_length == 30
@@ -144,7 +151,7 @@ def test_what_is_looked_at_before_training_is_trained_on(iterable):
     counting = iterable(Counting())
 
     looked_at = [value_of(counting.example(sample_id)) for sample_id in (0, 1, 0)]
-    counting.announce([5, 3, 5])
+    counting.announce_rows([(5, 0), (3, 0), (5, 0)])
     taken = [value_of(counting.example(sample_id)) for sample_id in (3, 5, 5)]
 
     assert looked_at == [0, 0, 0] and taken == [1, 0, 2]
@@ -204,7 +211,7 @@ def test_to_close_it_lets_go_who_waits(iterable):
         yield image(1), 1
 
     waiting = iterable(Again(items))
-    waiting.announce([0, 1, 2])
+    waiting.announce_rows([(0, 0), (1, 0), (2, 0)])
     threads = [threading.Thread(target=lambda i=i: _swallowed(waiting, i), daemon=True) for i in range(4)]
     for thread in threads:
         thread.start()

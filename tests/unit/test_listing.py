@@ -137,7 +137,9 @@ def test_the_table_has_a_line_for_each_run(tmp_path, make_run):
     assert " ".join(digits.split()).startswith("digits done 10 1.00 top1 0.7500 at 5 loss 1, top1 0.5 ")
 
 
-def test_without_a_run_it_says_how_to_start_one(tmp_path):
+def test_without_a_run_it_says_how_to_start_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the folder that the tests are started in may have runs
+
     assert "distdl train" in format_runs(list_runs(tmp_path))
 
 

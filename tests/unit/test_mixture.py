@@ -161,13 +161,29 @@ def test_a_label_out_of_range_is_named_with_its_source(build):
         list(build({"model.args": {"classes": 6}}).host_batches())
 
 
-def test_sources_that_number_a_class_in_two_ways_are_refused(build):
-    with pytest.raises(UserError, match="the class 'dog' has the number 1 in greys, 0 in other") as caught:
-        build(greys=greys(classes=["cat", "dog"]), other=greys(classes=["dog", "cat"]))
-    assert caught.value.where == "data.train.mixture"
-    build(greys=greys(classes=["cat", "dog"]), other=greys(classes=["cat", "dog", "cow"]))
-    cranes = ["crane", "maillot", "crane"]  # a bird, and what lifts loads, as among the classes of ImageNet
-    build(greys=greys(classes=cranes), other=greys(classes=cranes))
+def renumbered(samples):
+    return ({**sample, "cls": 1} for sample in samples)
+
+
+def test_sources_in_which_a_number_means_different_classes_are_refused(build, tmp_path):
+    def mixed(ours, theirs, overrides=None, **settings):
+        return build(overrides, greys=greys(classes=ours), other={**greys(classes=theirs), **settings})
+
+    with pytest.raises(UserError, match="the class 1 is 'dog' in other, but 'bee' in greys") as caught:
+        mixed(["ant", "bee"], ["ant", "dog", "cow"])
+    assert caught.value.where == "data.train.mixture" and "data pack table" in caught.value.fix
+    with pytest.raises(UserError, match="the class 0 is 'cat' in greys, but 'dog' in other"):
+        mixed(["cat", "dog"], ["dog", "cat"])
+
+    mixed(["cat", "dog"], ["cat", "dog", "cow"])
+    mixed(["cat", "dog"], None)
+    mixed(["cat", "dog"], ["ant"], label="kind")  # the list names the classes of another label
+    unlabelled = {"task": {"name": "autoencode"}, "model": {"name": "autoencoder", "args": {"inputs": 16}}}
+    mixed(["cat", "dog"], ["ant"], unlabelled)
+    image = cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes()
+    write_shards([{"__key__": "0", "png": image, "cls": 0}], tmp_path / "dogs", classes=["dog"], kind="tiny")
+    dogs = {"shards": str(tmp_path / "dogs"), "stages": [{"test_mixture:renumbered": None}]}
+    build(greys=greys(classes=["cat", "dog"]), dogs=dogs)
 
 
 def test_a_source_that_is_not_there_is_named_with_its_key(build, tmp_path):

@@ -45,7 +45,6 @@ def deviations(shares, source_at):
 # --- shares ---
 
 
-@settings(deadline=None, max_examples=60)
 @given(parts)
 def test_at_every_place_of_a_run_each_source_is_within_one_sample_of_its_share(parts):
     shares = np.array(parts) / sum(parts)
@@ -57,7 +56,6 @@ def test_at_every_place_of_a_run_each_source_is_within_one_sample_of_its_share(p
     assert np.abs(off[:: sum(parts)]).max() < 1e-9, "a period has exactly its parts"
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(1, 100), min_size=2, max_size=2))
 def test_two_sources_are_within_one_sample_over_any_stretch(parts):
     shares = np.array(parts) / sum(parts)
@@ -67,7 +65,6 @@ def test_two_sources_are_within_one_sample_over_any_stretch(parts):
     assert np.ptp(off, axis=0).max() < 1
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(1, 40), min_size=3, max_size=6))
 def test_more_sources_are_within_two_over_any_stretch(parts):
     off = deviations(np.array(parts) / sum(parts), np.tile(pattern(parts), 2))
@@ -137,7 +134,6 @@ def test_a_batch_has_its_shares_and_each_rank_has_them_too():
 # --- samples ---
 
 
-@settings(deadline=None, max_examples=40)
 @given(corpora, st.integers(1, 30), st.integers(1, 9), st.integers(1, 7), st.integers(0, 2**31))
 def test_every_pass_over_a_source_has_each_of_its_samples_once(sources, batch, lanes, window, seed):
     plan = a_plan(sources, global_batch=batch, lanes=lanes, window=window, seed=seed)
@@ -161,7 +157,6 @@ def test_passes_differ_and_so_do_sources_of_the_same_samples():
     assert len(set(orders)) == 3
 
 
-@settings(deadline=None, max_examples=40)
 @given(corpora, st.integers(1, 30), st.integers(1, 5), st.sampled_from(["carry", "drop"]), st.data())
 def test_any_number_of_ranks_and_any_kill_point_see_the_same_global_batches(sources, batch, world_size, tail, data):
     options = {"global_batch": batch, "tail": tail, "draws": data.draw(st.integers(batch, 70))}
@@ -228,7 +223,7 @@ def test_lanes_that_follow_one_another_lie_far_apart():
 # --- stand-ins and augmentation ---
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(corpora, st.integers(1, 5), st.integers(0, 2))
 def test_stand_ins_are_the_next_of_the_same_sources_lane_in_the_same_pass(sources, lanes, of_pass):
     plan = a_plan(sources, lanes=lanes, window=50)

@@ -146,7 +146,7 @@ def test_with_both_a_switch_decides_which(corpus, switch, expected):
 @pytest.mark.parametrize(
     ("overrides", "what"),
     [
-        ({"task.name": "autoencode", "model.name": "autoencoder", "train.global_batch": 16}, "has none"),
+        ({"task.name": "autoencode", "model.name": "autoencoder", "train.global_batch": 16}, "can.t learn"),
         ({"train.adversarial": {"epsilon": 0.1}, "train.global_batch": 16}, "don't go together"),
         ({"train.micro_batch": 1, "train.global_batch": 16}, "two rows"),
         ({"train.global_batch": 8}, "two rows"),

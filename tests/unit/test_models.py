@@ -1,4 +1,4 @@
-"""Every network of the registry keeps the same promises; then what only one family promises."""
+"""The smallest network of each file of the zoo keeps the same promises; then what only one family promises."""
 
 from functools import cache
 from pathlib import Path
@@ -9,12 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distdl import models, registry
+from distdl import models
+from distdl.catalogue import ENTRIES
 from distdl.errors import UserError
 from distdl.models import zoo
+from tests.zoo_counts import COUNTS
 
-NAMES = [name for name in registry.MODELS if name != "autoencoder"]  # all that classify
-SIDES = {"mlp": 28, "resnet20_cifar": 16, "resnet110_cifar": 16}  # else 32: as small as each network takes
+LARGEST = 12_000_000  # parameters: the others have their turn in tests/integration/test_zoo_networks.py
+SMALL = [name for name, (parameters, _) in COUNTS.items() if name != "autoencoder" and parameters < LARGEST]
+NAMES = list({ENTRIES[name].file: name for name in sorted(SMALL, key=lambda name: -COUNTS[name][0])}.values())
+SIDES = {f"resnet{layers}_cifar": 16 for layers in (20, 32, 44, 56, 110)}  # else 32: as small as each network takes
+SIDES |= {"mlp": 28, "perceptron": 1, "linear_regression": 1, "logistic_regression": 1, "gtsrb_mcdnn": 48}
 every_network = pytest.mark.parametrize("name", NAMES)
 
 
@@ -39,7 +44,7 @@ def fresh(name: str, **args: object) -> Any:  # Any: the tests reach for submodu
 
 
 @every_network
-def test_a_training_step_gives_logits_and_finite_gradients_for_every_parameter(name: str) -> None:
+def test_a_training_step_gives_logits_and_finite_gradients_for_every_parameter_that_learns(name: str) -> None:
     network = fresh(name)
 
     logits = network(images(name))
@@ -47,8 +52,9 @@ def test_a_training_step_gives_logits_and_finite_gradients_for_every_parameter(n
 
     assert logits.shape == (2, 10)
     for parameter_name, parameter in network.named_parameters():
-        assert parameter.grad is not None, parameter_name
-        assert parameter.grad.isfinite().all(), parameter_name
+        if parameter.requires_grad:
+            assert parameter.grad is not None, parameter_name
+            assert parameter.grad.isfinite().all(), parameter_name
 
 
 @every_network
@@ -94,7 +100,7 @@ def test_bf16_autocast_gives_finite_bf16_logits(name: str) -> None:
     assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet5", "resnet18", "resnet50", "resnet20_cifar"])
+@pytest.mark.parametrize("name", ["lenet5", "resnet18"])
 def test_a_network_compiled_block_by_block_computes_the_same(name: str) -> None:
     network = fresh(name).eval()
     with torch.no_grad():

@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from distdl.config.schema import GrowthConfig
@@ -31,7 +31,6 @@ def valid_ids(steps):
     return np.concatenate([rows.sample_id[rows.valid] for rows in steps])
 
 
-@settings(deadline=None, max_examples=150)
 @given(corpora, st.integers(1, 50), st.integers(1, 200), st.integers(1, 30), st.integers(0, 2**31), st.integers(1, 3))
 def test_carry_gives_every_sample_once_in_every_epoch(sizes, batch, lanes, window, seed, epochs):
     plan = a_plan(sizes, global_batch=batch, lanes=lanes, window=window, seed=seed)
@@ -44,7 +43,6 @@ def test_carry_gives_every_sample_once_in_every_epoch(sizes, batch, lanes, windo
         assert sorted(one_epoch) == list(range(plan.n_samples))
 
 
-@settings(deadline=None, max_examples=80)
 @given(corpora, st.integers(1, 40), st.integers(1, 9), st.data())
 def test_any_number_of_ranks_and_any_kill_point_see_the_same_global_batches(sizes, batch, world_size, data):
     plan = a_plan(sizes, global_batch=batch)
@@ -174,7 +172,6 @@ def grown_steps(plan, growth, end):
     return steps
 
 
-@settings(deadline=None, max_examples=80)
 @given(corpora, st.integers(1, 40), growths, st.floats(1, 4))
 def test_steps_that_grow_agree_with_a_loop_over_them(sizes, batch, growth, epochs):
     plan = a_plan(sizes, global_batch=batch, growth=growth)
@@ -191,7 +188,6 @@ def test_steps_that_grow_agree_with_a_loop_over_them(sizes, batch, growth, epoch
         assert sorted(valid_ids(steps)[epoch_of == epoch]) == list(range(plan.n_samples))
 
 
-@settings(deadline=None, max_examples=80)
 @given(corpora, st.integers(1, 40), growths, st.integers(0, 20), st.data())
 def test_their_number_and_their_end_are_known_beforehand_from_any_step_on(sizes, batch, growth, n_steps, data):
     plan = a_plan(sizes, global_batch=batch, growth=growth)
@@ -228,7 +224,6 @@ def drawn_ids(plan, n_epochs):
     return np.concatenate([plan.ids(np.full(plan.n_entries, e), np.arange(plan.n_entries)) for e in range(n_epochs)])
 
 
-@settings(deadline=None, max_examples=60)
 @given(corpora, st.integers(1, 30), st.integers(1, 12), st.integers(1, 200), st.data())
 def test_draws_are_the_same_from_any_step_on_and_for_any_number_of_ranks(sizes, batch, lanes, draws, data):
     weights = np.array(data.draw(st.lists(st.sampled_from([0, 1e-3, 1, 7]), min_size=sum(sizes), max_size=sum(sizes))))

@@ -66,7 +66,8 @@ def test_an_item_that_raises_is_a_bad_sample(build):
     run = build({"bad": [3]}, {"train.steps": None, "train.epochs": 1})
 
     assert sum(batch.n_bad for batch in run.host_batches()) == 1
-    with pytest.raises(UserError, match=r"item 3 in test_own_dataset:Squares: OSError: the scanner was off"):
+    trace = r"Traceback .*\n +File .*, in __getitem__\n(.|\n)*OSError: the scanner was off\n  Mend this code"
+    with pytest.raises(UserError, match=rf"item 3 in test_own_dataset:Squares: OSError: the scanner was off\n{trace}"):
         list(build({"bad": [3]}, {"data.bad_sample": "raise"}).train_loader.stream([Rows.of(np.arange(8))]))
 
 

@@ -118,7 +118,7 @@ IMAGES, LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
         (IMAGES, b"\0\0\x08\x03" + b"\xff" * 12, "promises 4294967295 x 4294967295 x 4294967295 values, but 0 follow"),
         (IMAGES, idx(np.zeros((5, 42))), "not an idx file of bytes in 3 dimensions"),
         (LABELS, idx(np.zeros(4)), "5 images in t10k-images-idx3-ubyte, but 4 labels in t10k-labels-idx1-ubyte"),
-        (f"{LABELS}.gz", gzip.compress(idx(np.zeros(5)))[:-9], "this gzip file is cut off or damaged"),
+        (f"{LABELS}.gz", gzip.compress(idx(np.zeros(5)), mtime=0)[:-9], "this gzip file is cut off or damaged"),
         (f"{LABELS}.gz", b"plain", "this gzip file is cut off or damaged"),
     ],
 )
@@ -192,6 +192,25 @@ def test_a_holdout_takes_its_share_of_every_class(tmp_path: Path) -> None:
     assert len({sample.key for sample in train + test}) == 20
 
 
+def test_files_of_one_group_are_held_out_together(tmp_path: Path) -> None:
+    """Five tracks of four frames a class: one track of each is a fifth."""
+    frames = [f"{name}/{track}_{frame}.png" for name in ("stop", "go") for track in range(5) for frame in range(4)]
+    src = write_images(tmp_path / "src", frames)
+
+    pack("imagefolder", src, tmp_path / "out", say=silent, holdout=0.2, group=r"^(\d+)_")
+
+    train, test = ({s.key.rpartition("_")[0] for s in read_all(tmp_path / "out" / each)} for each in ("train", "test"))
+    assert (len(train), len(test), train & test) == (8, 2, set())
+
+
+@pytest.mark.parametrize(
+    ("group", "holdout", "says"), [("(", 0.2, "no regular expression"), ("a", 0.0, "nothing is held")]
+)
+def test_a_group_that_can_not_be_is_refused(tmp_path: Path, group: str, holdout: float, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        pack("imagefolder", tmp_path, tmp_path / "out", say=silent, holdout=holdout, group=group)
+
+
 def test_a_holdout_of_a_corpus_with_splits_is_refused(tmp_path: Path) -> None:
     src = write_images(tmp_path / "src", ["train/a/1.png", "test/a/2.png"])
 
@@ -220,18 +239,32 @@ def test_names_with_dots_and_equal_stems_stay_apart_and_folders_nest(tmp_path: P
     assert contents == sorted((src / name).read_bytes() for name in names)
 
 
-def test_other_files_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_other_files_are_left_out_and_counted_by_their_kind(tmp_path: Path) -> None:
     src = write_images(tmp_path / "src", ["a/1.png"])
     (src / "README.txt").touch()
     (src / "a" / "Thumbs.db").touch()
+    for name in ("1.gif", "2.GIF", "b/3.tif"):
+        (src / "a" / name).parent.mkdir(exist_ok=True)
+        (src / "a" / name).touch()
     (src / "a" / ".hidden.png").touch()
     (src / ".git").mkdir()
     said: list[str] = []
 
     pack("imagefolder", src, tmp_path / "out", say=said.append)
 
-    assert "train: left out 3 files that are no images" in said
+    assert (
+        "train: left out 6 files that can't be packed: 2 .gif (such as a/1.gif), 1 .db (a/Thumbs.db), "
+        "1 .png (a/.hidden.png), 1 .tif (a/b/3.tif), 1 .txt (README.txt)" in said
+    )
     assert Dataset.open(tmp_path / "out" / "train").classes == ["a"]
+
+
+def test_a_source_with_images_of_other_kinds_alone_says_which(tmp_path: Path) -> None:
+    (tmp_path / "src" / "a").mkdir(parents=True)
+    (tmp_path / "src" / "a" / "1.heic").touch()
+
+    with pytest.raises(UserError, match=r"no images here .*; 1 file that can't be packed: 1 \.heic \(a/1\.heic\)"):
+        pack("imagefolder", tmp_path / "src", tmp_path / "out", say=silent)
 
 
 @pytest.mark.parametrize("src", ["nowhere", "empty", None])

@@ -1,5 +1,6 @@
 """Images as they come: odd ones are packed as they are, and can be made smaller; Tiny ImageNet's layout."""
 
+import time
 from pathlib import Path
 
 import cv2
@@ -9,8 +10,10 @@ from PIL import Image
 
 from distdl.cli import main
 from distdl.data.corpus.dataset import Dataset
+from distdl.data.corpus.unfinished import resumable_folder
 from distdl.data.inspect import verify
 from distdl.data.pack import pack
+from distdl.data.packing import write
 from distdl.data.packing.smaller import Smaller
 from distdl.data.pictures.image import decode_image
 from distdl.errors import UserError
@@ -239,3 +242,23 @@ def test_annotations_that_do_not_fit_are_answered(tiny: Path, tmp_path: Path, an
 def test_a_folder_of_another_kind_is_answered(odd: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no train here(.|\n)*val_annotations\.txt"):
         pack("tiny-imagenet", odd, tmp_path / "out", say=silent)
+
+
+def test_a_shard_counts_as_finished_as_soon_as_it_is_indexed(tmp_path):
+    how = write.How(kind="t", classes=None, shard_bytes=1 << 20, shard_samples=30, smaller=None, workers=1)
+    n_finished = []
+
+    def samples(going):
+        for i in range(100):
+            deadline = time.monotonic() + 5
+            while i == 80 and not going.n_finished and time.monotonic() < deadline:
+                time.sleep(0.01)  # two shards are full at most: some 30 samples are made ahead
+            n_finished.append(going.n_finished)
+            yield {"__key__": f"{i}", "txt": "x"}
+
+    with resumable_folder(tmp_path / "out") as going:
+        going.begin({})
+        write.write_split(samples(going), "train", going, how, lambda line: None)
+
+        assert [each.entry.name for each in going.of("train")] == [f"{i:06}.tar" for i in range(4)]
+    assert n_finished[80] >= 1

@@ -132,7 +132,7 @@ def test_a_misspelt_name_is_answered_with_the_plugins_names_and_the_name_of_anot
 
     assert errors(CONFIG.replace("my_net", "my_nett"), "task.name=my_net") == [
         "x.yaml:1: model.name: unknown model 'my_nett' - did you mean my_net? "
-        f"(known: {', '.join(registry.MODELS)}, my_net, or package.module:attribute)",
+        f"(known: my_net, the {len(registry.MODELS)} that `distdl zoo` lists, or package.module:attribute)",
         "command line 'task.name=my_net': task.name: unknown task 'my_net' "
         f"(known: {', '.join(registry.TASKS)}, or package.module:attribute)",
     ]

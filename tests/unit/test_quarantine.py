@@ -1,6 +1,7 @@
 """quarantine.jsonl: each sample that a run could not use, once; and when there are too many of them."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import tiny
@@ -221,10 +222,26 @@ def test_a_number_may_be_named_instead_and_a_rate_of_one_switches_the_share_off(
 
 
 def test_under_raise_the_first_one_is_named():
-    rows = [{"shard": "/d/000003.tar", "key": "k", "component": "jpg", "reason": "truncated"}]
+    rows = [asdict(bad("k", shard="/d/000003.tar"))]
     raising = data(bad_sample="raise")
 
     check_policy(data(), raising.train, TRAIN, rows, "q")
     check_policy(raising, raising.train, TRAIN, [], "q")
-    with pytest.raises(UserError, match=r"data.train: data/train: bad sample: k.jpg in 000003.tar: truncated"):
+    with pytest.raises(
+        UserError, match=r"data.train: data/train: bad sample: k.jpg in 000003.tar: truncated"
+    ) as caught:
         check_policy(raising, raising.train, TRAIN, rows, "q")
+    again = "Leave it out by `distdl data index data/train --exclude q`, and start a new run."
+    assert caught.value.fix == f"{again} Or set data.bad_sample: mask."
+
+
+def test_under_raise_code_of_one_s_own_is_to_be_mended_and_not_the_index():
+    trace = "Traceback (most recent call last):\n  ...\nKeyError: 7\n"
+    rows = [asdict(bad("k", component="", reason="stage x: KeyError: 7", own_code=True, traceback=trace))]
+    raising = data(bad_sample="raise")
+
+    with pytest.raises(UserError) as caught:
+        check_policy(raising, raising.train, TRAIN, rows, "q")
+
+    assert caught.value.what == f"bad sample: k in 000000.tar: stage x: KeyError: 7\n{trace.rstrip()}"
+    assert caught.value.fix.startswith("Mend this code") and "--exclude" not in caught.value.fix

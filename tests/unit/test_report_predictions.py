@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from distdl.report import batches, pictures, predictions
+from distdl.report.calibration import calibration
 from distdl.tasks.autoencode import Autoencode
 from distdl.tasks.classify import Classify
 from distdl.tasks.regress import Regress
@@ -186,3 +187,38 @@ def test_training_images_have_what_is_done_to_them_on_the_device(trained):
 
     assert all(image.dtype == np.uint8 and image.shape == (4, 4, 1) for seen in first for image in seen.images)
     assert not any(image.any() for seen in first for image in seen.images)
+
+
+# --- how sure ---
+
+
+def test_calibration_is_the_mean_distance_between_how_sure_and_how_right():
+    """Two bins: 4 samples at 0.9 of which 2 are right, 1 at 0.3 that is right."""
+    found = calibration(np.array([0.9, 0.9, 0.9, 0.9, 0.3]), np.array([True, True, False, False, True]))
+
+    assert [(each.n_samples, round(each.confidence, 6), each.accuracy) for each in found.bins] == [
+        (1, 0.3, 1.0),
+        (4, 0.9, 0.5),
+    ]
+    assert found.error == pytest.approx((4 * 0.4 + 1 * 0.7) / 5)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_ends_of_the_scale_have_a_bin(share):
+    assert calibration(np.array([share]), np.array([share == 1])).error == 0
+
+
+def test_the_hardest_classes_come_first_and_the_best_five_are_counted(trained):
+    found = predictions.look(trained(Brightness()), 100).what
+
+    assert found.hardest[-1].n_right == found.hardest[-1].n_samples or len(found.classes) > predictions.N_HARDEST
+    assert all(each.n_right == 0 for each in found.hardest[: min(9, len(found.hardest) - 1)])
+    assert found.n_right <= found.n_in_best_five <= found.n_samples
+
+
+def test_many_classes_are_shown_by_the_hardest_instead_of_a_matrix(trained):
+    found = predictions.look(trained(Brightness(classes=60)), 100).what
+
+    html = str(pictures.render_findings(found))
+
+    assert "The hardest classes" in html and "Confusion matrix" not in html and "expected calibration error" in html

@@ -74,10 +74,9 @@ def test_a_flipped_bit_anywhere_in_dataset_json_is_noticed(tmp_path: Path) -> No
     for bit in range(8 * len(content)):
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << bit % 8
-        (folder / "dataset.json").write_bytes(damaged)
 
         with pytest.raises(UserError, match=r"dataset\.json: it"):
-            descriptor.read(folder / "dataset.json")
+            descriptor.parse(bytes(damaged), "dataset.json", "FOLDER")
 
 
 def test_packing_twice_gives_the_same_bytes(tmp_path: Path) -> None:

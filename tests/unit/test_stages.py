@@ -178,8 +178,18 @@ def test_an_exception_in_a_stage_is_a_bad_sample_and_names_both(folder, read):
 
     problem = "0007 in 000001.tar: stage test_stages:failing_at_seven: LookupError: seven is missing from the table"
     assert [str(each) for each in batch.problems] == [problem]
-    with pytest.raises(UserError, match=r"bad sample: 0007 in 000001\.tar: stage"):
+
+
+def test_under_raise_the_traceback_of_a_stage_is_shown_and_the_stage_to_be_mended(folder, read):
+    with pytest.raises(UserError, match=r"bad sample: 0007 in 000001\.tar: stage") as raised:
         read(folder, failing_at_seven, bad_sample="raise")
+    with pytest.raises(UserError, match=r"bad sample: 0001 in 000000\.tar: left out by stage test_stages:even") as left:
+        read(folder, even, bad_sample="raise")
+
+    assert "in failing_at_seven" in raised.value.what and "in _passed" not in raised.value.what
+    assert raised.value.what.endswith("\nLookupError: seven is missing from the table")
+    for error in (raised.value, left.value):
+        assert error.fix.startswith("Mend this code") and "data.bad_sample: mask" in error.fix
 
 
 @pytest.mark.parametrize(

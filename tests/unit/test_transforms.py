@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from distdl.data.order import augmentation_key
 from distdl.data.pictures import transforms
 from distdl.data.pictures.transforms import Draws
 from distdl.errors import UserError
@@ -51,6 +52,27 @@ def test_flip_mirrors_about_half_of_the_time():
 
     assert 150 < sum(flipped) < 250
     assert apply({"flip": 1.0}, an_image()).tolist() == an_image()[:, ::-1].tolist()
+
+
+def test_an_alternating_flip_mirrors_each_image_every_other_time():
+    flip = {"flip": {"alternate": True}}
+    mirrored = [
+        [apply(flip, an_image(), augmentation_key(7, epoch, sample))[0, 0, 0] != 0 for epoch in range(4)]
+        for sample in range(400)
+    ]
+
+    assert {tuple(each) for each in mirrored} == {(True, False, True, False), (False, True, False, True)}
+    assert 150 < sum(each[0] for each in mirrored) < 250
+
+
+@pytest.mark.parametrize(("border", "edge"), [("black", 0), ("edge", 8), ("mirror", 9)])
+def test_what_is_cropped_from_outside_is_the_border(border, edge):
+    crop = {"random_crop": {"size": [10, 12], "padding": 2, "border": border}}
+
+    padded = apply(crop, an_image())
+
+    assert padded.shape == (10, 12, 1) and padded[2:-2, 2:-2].tolist() == an_image().tolist()
+    assert padded[3, 1, 0] == edge  # left of the second row, which begins with 8, 9
 
 
 @pytest.mark.parametrize("config", [{"random_crop": 3}, {"random_resized_crop": 4}, {"flip": 0.5}])

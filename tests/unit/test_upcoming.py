@@ -1,7 +1,7 @@
 """What a node reads next is known from the plan, and no further ahead than it matters."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from distdl.data.order import Plan
@@ -17,7 +17,6 @@ def made(sizes, *, global_batch=4, lanes=3, steps=200, rank=0, world_size=1, mos
     return Upcoming(rows, ends, sizes_bytes, most_bytes=most_bytes, most_steps=most_steps), read, ends
 
 
-@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 60), min_size=1, max_size=12),
     lanes=st.integers(1, 8),

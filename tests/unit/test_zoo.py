@@ -9,22 +9,10 @@ import torch
 from torch import nn
 
 from distdl import models, registry
+from distdl.catalogue import ENTRIES, counts
 from distdl.errors import UserError
 from distdl.models import zoo
-
-# Parameters: exact. GMACs: published or counted elsewhere, at the entry's input size. ResNet-50 in its two forms:
-# 4.089 is torchvision's, 3.858 is the table of Hu et al. 2017, "Squeeze-and-excitation networks".
-COUNTS = {
-    "mlp": (79_510, 0.0000794),
-    "lenet5": (61_706, 0.0004165),
-    "resnet18": (11_689_512, 1.814),
-    "resnet34": (21_797_672, 3.664),
-    "resnet50": (25_557_032, 4.089),
-    "resnet50_v1": (25_557_032, 3.858),
-    "resnet20_cifar": (269_722, 0.0406),
-    "resnet110_cifar": (1_727_962, 0.253),
-    "autoencoder": (2_837_314, 0.00283),  # the sum of (inputs + 1) * outputs, and of inputs * outputs
-}
+from tests.zoo_counts import COUNTS
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +21,7 @@ def summary() -> list[dict[str, Any]]:
 
 
 def test_every_registered_network_has_an_entry_and_a_known_size() -> None:
-    assert [entry.name for entry in zoo.entries()] == list(registry.MODELS)
-    assert list(COUNTS) == list(registry.MODELS)
+    assert list(COUNTS) == list(ENTRIES) == list(registry.MODELS)
 
 
 @pytest.mark.parametrize("name", registry.MODELS)
@@ -45,14 +32,15 @@ def test_parameters_and_macs_are_the_published_ones(name: str) -> None:
 
     assert counted.parameters == parameters
     assert counted.macs / 1e9 == pytest.approx(gigamacs, rel=0.005)
+    assert counted == counts()[name], "`make docs` writes what is counted"
 
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet50", "resnet20_cifar"])
 def test_layers_add_up_to_the_whole(name: str) -> None:
-    layers = zoo.layer_table(name)
+    layers, whole = zoo.layer_table(name), zoo.count(name)
 
-    assert sum(layer.parameters for layer in layers) == zoo.count(name).parameters
-    assert sum(layer.macs for layer in layers) == zoo.count(name).macs
+    assert sum(layer.parameters for layer in layers) == whole.parameters
+    assert sum(layer.macs for layer in layers) == whole.macs
 
 
 def test_layer_table_shows_shapes_along_the_forward_pass() -> None:
@@ -95,7 +83,7 @@ def test_a_network_of_ones_own_is_counted_at_the_size_that_is_given() -> None:
 
 @pytest.mark.parametrize("ask", [zoo.find, zoo.describe, zoo.count, zoo.layer_table])
 def test_an_unknown_name_is_answered_with_the_nearest_one(ask: Callable[[str], object]) -> None:
-    with pytest.raises(UserError, match=r"'lenet'.* - did you mean lenet5\?"):
+    with pytest.raises(UserError, match=r"'lenet'.* - did you mean lenet5\b"):
         ask("lenet")
 
 
@@ -103,13 +91,16 @@ def test_summary_and_description_survive_json(summary: list[dict[str, Any]]) -> 
     rows = json.loads(json.dumps(summary))
     one = json.loads(json.dumps(zoo.describe("lenet5")))
 
-    assert rows[1] == {key: value for key, value in one.items() if key not in ("blocks", "layers")}
-    assert rows[1] == {
+    row = next(row for row in rows if row["name"] == "lenet5")
+    assert row == {key: value for key, value in one.items() if key not in ("blocks", "layers")}
+    assert row == {
         "name": "lenet5",
+        "file": "lenet",
         "family": "LeNet",
         "paper": {"title": "Gradient-based learning applied to document recognition", "year": 1998},
         "input_size": [1, 32, 32],
-        "reference": {"top1": 0.9905, "dataset": "MNIST", "source": "the paper, section III.B"},
+        "reference": {"top1": 0.9905, "top5": None, "dataset": "MNIST", "source": "the paper, section III.B"},
+        "measured": {"top1": 0.9916, "top5": None, "dataset": "MNIST", "source": "configs/mnist/lenet5.yaml"},
         "parameters": 61_706,
         "macs": 416_520,
     }
@@ -128,9 +119,10 @@ def test_table_has_a_line_for_each_network_in_aligned_columns(summary: list[dict
 
     assert [line.split()[0] for line in lines] == list(registry.MODELS)
     resnet50 = next(line for line in lines if line.startswith("resnet50 "))
-    assert "25,557,032  4.089 G  3x224x224  76.13 %  ImageNet-1k" in resnet50
+    assert "25,557,032  4.089 G  3x224x224  76.13 %  92.86 %  ImageNet-1k" in resnet50
     assert (
-        len({line.index(entry.paper.title) for line, entry in zip(lines, zoo.entries())} | {header.index("paper")}) == 1
+        len({line.index(entry.paper.title) for line, entry in zip(lines, ENTRIES.values())} | {header.index("paper")})
+        == 1
     )
 
 
@@ -143,4 +135,13 @@ def test_text_of_one_network_names_its_paper_and_its_layers() -> None:
 
 
 def test_text_of_a_network_without_a_published_accuracy_leaves_it_out() -> None:
-    assert "top-1" not in zoo.format_network(zoo.describe("mlp"))
+    assert "top-1" not in zoo.format_network(zoo.describe("overfeat_fast"))
+
+
+def test_networks_are_chosen_by_pattern_and_family() -> None:
+    assert [row["name"] for row in zoo.summary("resnet5*_v1")] == ["resnet50_v1"]
+    assert [row["name"] for row in zoo.summary(family="vit")] == ["vit_small", "vit_base"]
+    with pytest.raises(UserError, match=r"no family 'ResNets' in the zoo - did you mean resnet or resnext\?"):
+        zoo.summary(family="ResNets")
+    with pytest.raises(UserError, match=r"no network of the zoo is called 'xyz\*'"):
+        zoo.summary("xyz*")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distdl.data.corpus import descriptor, index
+from distdl.data.corpus.descriptor import ShardEntry
 from distdl.data.corpus.index import ShardIndex
 from distdl.data.remote.patience import RemoteFile
 from distdl.errors import UserError
@@ -95,9 +96,9 @@ def listed_shards(path: Path, tars: list[Path], folders: list[Path]) -> tuple[li
         there = {tar.name for tar in tars}
         if path.is_dir() and (missing := sorted(entries.keys() - there)):
             fix = f"Bring them back, or write the list again for the shards that are there: {again}."
-            raise UserError(f"it lists shards that are missing: {_few(missing)}", where=where, fix=fix)
+            raise UserError(f"it lists shards that are missing: {few(missing)}", where=where, fix=fix)
         if unknown := sorted(there - entries.keys()):
-            raise UserError(f"it does not list {_few(unknown)}", where=where, fix=f"Write it again: {again}.")
+            raise UserError(f"it does not list {few(unknown)}", where=where, fix=f"Write it again: {again}.")
         shards = []
         for tar in tars:
             entry = entries[tar.name]
@@ -156,6 +157,16 @@ def index_path(tar: Path, folder: Path) -> Path:
     return folder / (tar.name + index.SUFFIX)
 
 
+def listed_index(tar: Path, folder: Path, entry: ShardEntry) -> ShardIndex | None:
+    """The tar's index in the folder, if both are what the entry of dataset.json says."""
+    try:
+        found, size_bytes = index.read(folder / entry.index), tar.stat().st_size
+    except (UserError, OSError):
+        return None
+    there = (found.tar_xxh3, found.n_samples, found.tar_size, size_bytes)
+    return found if there == (entry.xxh3, entry.n_samples, entry.size_bytes, entry.size_bytes) else None
+
+
 def check_belongs(shard_index: ShardIndex, path: Path, tar: Path) -> None:
     """Raises UserError if the index was made of a tar of another size."""
     size = tar.stat().st_size
@@ -189,5 +200,5 @@ def _unwritable(folder: Path, tar: Path, what: str) -> UserError:
     )
 
 
-def _few(names: list[str]) -> str:
+def few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

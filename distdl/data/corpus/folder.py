@@ -27,7 +27,8 @@ from distdl.run.folder import user_cache, write_atomic
 
 LABEL = "cls"
 _SHARD = 1000  # files
-_VERSION = "1"
+_VERSION = "2"
+_SPLITS = {"train", "val", "validation", "test"}
 
 Columns = dict[str, npt.NDArray[np.generic]]
 
@@ -50,7 +51,7 @@ class FolderDataset:
 
     @classmethod
     def open(cls, path: str | Path) -> "FolderDataset":
-        """Raises UserError where there is no image in a class's folder, or the tree can't be read."""
+        """Raises UserError where no class has an image, the classes are splits, or the tree can't be read."""
         path = Path(path)
         kept = _kept_at(path)
         found = _read(kept, path)
@@ -138,6 +139,7 @@ def _listed(path: Path) -> tuple[list[str], Columns, dict[str, int]]:
             where=str(path),
             fix="Expected is a folder per class with images in it: PATH/<class>/*. Of splits, give one: PATH/train.",
         )
+    _refuse_splits(path, [name for name, _, _ in rows])
     names = [os.fsencode(name) for name, _, _ in rows]
     columns: Columns = {
         "names": np.frombuffer(b"".join(names), np.uint8),
@@ -146,6 +148,23 @@ def _listed(path: Path) -> tuple[list[str], Columns, dict[str, int]]:
         "labels": np.array([label for _, _, label in rows], np.int32),
     }
     return classes, columns, folders
+
+
+def _refuse_splits(path: Path, names: list[str]) -> None:
+    """Raises UserError where all folders are called as splits are, and one of them holds no images but in folders.
+
+    A class may be called "train" too, beside "bus" and "tram".
+    """
+    with_images = {name.partition("/")[0] for name in names}
+    with_folders = {name.partition("/")[0] for name in names if name.count("/") > 1}
+    of_images_alone = {name.partition("/")[0] for name in names if name.count("/") == 1}
+    if {name.lower() for name in with_images} <= _SPLITS and with_folders - of_images_alone:
+        inside = ", ".join(str(path / name) for name in sorted(with_folders))
+        raise UserError(
+            f"these are splits, not classes: {', '.join(sorted(with_images))}",
+            where=str(path),
+            fix=f"Give one that has a folder per class: {inside}.",
+        )
 
 
 def _files(root: Path, folder: str, folders: dict[str, int]) -> Iterator[tuple[str, int]]:

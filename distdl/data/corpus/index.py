@@ -17,7 +17,7 @@ import itertools
 import mmap
 import re
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ _HEADER = struct.Struct("<8s6Q16s16s")
 _OWN_CHECKSUM = slice(_HEADER.size - 16, _HEADER.size)
 _RESERVED = re.compile(r"__[^/]*__($|/)")  # webdataset keeps such names for itself: __info__, __info__/1.txt
 _MOST_EXTENSIONS = 1 << 16
+_CHUNK = 4 << 20  # bytes
 
 Columns = npt.NDArray[np.uint64]
 
@@ -125,10 +126,11 @@ class ShardIndex:
             raise IndexError(f"row {row} of a shard with {self.n_samples} samples")
 
 
-def build(tar: Path, excluded: Collection[str] = ()) -> ShardIndex:
+def build(tar: Path, excluded: Collection[str] = (), known: ShardIndex | None = None) -> ShardIndex:
     """Indexes a plain WebDataset tar in one pass. `ignored` names its links, devices and the like.
 
-    Samples whose key is in `excluded` are left out; those that there were are in the index's own `excluded`.
+    Samples whose key is in `excluded` are left out; those that there were are in the index's own `excluded`. With
+    `known`, an index of this tar, its samples and their checksums are taken from there, and no header has to be whole.
 
     Raises UserError for what is not a whole, plain tar; for a key or a component that comes twice; and for an absolute
     name or one with `..`.
@@ -137,13 +139,24 @@ def build(tar: Path, excluded: Collection[str] = ()) -> ShardIndex:
     builder = _Builder(tar, frozenset(excluded))
     tar_size = 0
     try:
-        for member in tars.members(tar, whole):
+        for member in tars.members(tar, whole) if known is None else _members(known, tar, whole):
             builder.add(member)
         tar_size = tar.stat().st_size
     except OSError as error:
         raise UserError(f"can't read this tar: {error.strerror}", where=str(tar)) from error
     file = builder.encode(tar_size, whole.digest())
     return ShardIndex(file, str(tar), tuple(builder.ignored), tuple(dict.fromkeys(builder.left_out)))
+
+
+def _members(known: ShardIndex, tar: Path, whole: xxhash.xxh3_128) -> Iterator[tars.Member]:
+    """What an index says that the tar holds; when exhausted, `whole` has been fed every byte of the file."""
+    for row in range(known.n_samples):
+        for extension, component in known.components(row).items():
+            name = f"{known.key(row)}.{extension}"
+            yield tars.Member(name, True, component.offset, component.size, component.xxh3)
+    with tar.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            whole.update(chunk)
 
 
 def write(index: ShardIndex, path: Path) -> None:

@@ -9,13 +9,15 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from distdl.data.corpus import catalog, descriptor, exclude, index, wids
 from distdl.data.corpus.descriptor import Descriptor, ShardEntry
-from distdl.data.corpus.unfinished import new_folder
+from distdl.data.corpus.index import ShardIndex
+from distdl.data.corpus.unfinished import new_files, new_folder
 from distdl.errors import UserError
 
 DEFAULT_SHARD_BYTES = 256 << 20
@@ -68,7 +70,8 @@ def index_folder(
 
     They go beside the tars or into the folder `to`. The names of the classes are kept. For one tar only its index is
     written. `path` may also be a wids listing of local tars, which have to be what it says. `excluded_by`: files of
-    JSON lines that name samples which are left out of the index (see exclude.py). Returns the exit code;
+    JSON lines that name samples which are left out of the index (see exclude.py); shards are then not indexed anew but
+    from their indexes, where these still have all that is wanted. All files change or none. Returns the exit code;
     raises UserError.
     """
     path = Path(path)
@@ -83,21 +86,27 @@ def index_folder(
     folder = Path(to) if to is not None else tars[0].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shards = [index_tar(tar, folder, say, excluded.get(tar.name, ())) for tar in tars]
-        if listing:
-            wids.check_counts(listing, shards)
-        if source.is_dir():
-            before = descriptor.read_unchecked(folder / descriptor.FILE_NAME) or descriptor.read_unchecked(
-                source / descriptor.FILE_NAME
-            )
-            exclude.report(excluded, shards, before, say)
-            after = Descriptor(
-                name=listing.name if listing else before.name if before else source.resolve().name,
-                kind=before.kind if before else "webdataset",
-                classes=before.classes if before else None,
-                shards=shards,
-            )
-            descriptor.write(after, folder, tars_in=None if to is None else source)
+        last = descriptor.FILE_NAME if source.is_dir() else catalog.index_path(source, folder).name
+        with new_files(folder, last) as unfinished:
+            place = folder if (folder / descriptor.FILE_NAME).exists() else source
+            before = descriptor.read_unchecked(place / descriptor.FILE_NAME)
+            known = _entries(place) if excluded_by else {}
+            shards = []
+            for tar in tars:
+                without, entry = excluded.get(tar.name, ()), known.get(tar.name)
+                again = _index_again(tar, place, entry, unfinished, say, without) if entry else None
+                shards.append(again or index_tar(tar, unfinished, say, without))
+            if listing:
+                wids.check_counts(listing, shards)
+            if source.is_dir():
+                exclude.report(excluded, shards, before, say)
+                after = Descriptor(
+                    name=listing.name if listing else before.name if before else source.resolve().name,
+                    kind=before.kind if before else "webdataset",
+                    classes=before.classes if before else None,
+                    shards=shards,
+                )
+                descriptor.write(after, unfinished, tars_in=None if to is None else source)
     except OSError as error:
         raise UserError(
             f"can't write here: {error.strerror}",
@@ -107,6 +116,31 @@ def index_folder(
     n_samples, n_bytes = sum(shard.n_samples for shard in shards), sum(shard.size_bytes for shard in shards)
     say(f"{n_samples:,} samples in {counted(len(shards), 'shard')}, {n_bytes / 1e6:,.1f} MB: indexed in {folder}")
     return 0
+
+
+def _entries(folder: Path) -> dict[str, ShardEntry]:
+    """What its dataset.json says of each tar; nothing where it is damaged."""
+    try:
+        listed = descriptor.read(folder / descriptor.FILE_NAME)
+    except UserError:
+        return {}
+    return {entry.name: entry for entry in listed.shards} if listed else {}
+
+
+def _index_again(
+    tar: Path, place: Path, entry: ShardEntry, folder: Path, say: Callable[[str], None], excluded: Collection[str]
+) -> ShardEntry | None:
+    """From its index in `place`, which needs no header of the tar; None if that lacks what is to come back."""
+    known = catalog.listed_index(tar, place, entry)
+    if known is None or not set(entry.excluded) <= set(excluded):
+        return None
+    if set(entry.excluded) == set(excluded):
+        index.write(known, folder / entry.index)
+        return entry
+    after = index_tar(tar, folder, say, excluded, known)
+    if after.xxh3 != entry.xxh3:
+        say(f"{tar.name}: has changed since it was indexed; its samples are compared with the checksums from then")
+    return replace(after, excluded=tuple(sorted({*entry.excluded, *after.excluded})))
 
 
 def counted(n: int, thing: str) -> str:
@@ -171,10 +205,15 @@ def _check_key(key: str, folder: Path) -> None:
 
 
 def index_tar(
-    tar: Path, folder: Path, say: Callable[[str], None] = lambda line: None, excluded: Collection[str] = ()
+    tar: Path,
+    folder: Path,
+    say: Callable[[str], None] = lambda line: None,
+    excluded: Collection[str] = (),
+    known: ShardIndex | None = None,
 ) -> ShardEntry:
-    """Indexes a tar into `folder`, and sees that the tar is on disk. `excluded`: keys that the index leaves out."""
-    built = index.build(tar, excluded)
+    """Indexes a tar into `folder`, and sees that the tar is on disk. `excluded`: keys that the index leaves out.
+    `known`: an index to go by instead of the tar's headers."""
+    built = index.build(tar, excluded, known)
     if built.ignored:
         say(f"{tar.name}: left out {len(built.ignored)} links or devices, such as {built.ignored[0]}")
     path = catalog.index_path(tar, folder)
@@ -186,7 +225,7 @@ def index_tar(
         md5=_md5_and_sync(tar),
         xxh3=built.tar_xxh3,
         index=path.name,
-        excluded=built.excluded,
+        excluded=tuple(sorted(built.excluded)),
     )
 
 

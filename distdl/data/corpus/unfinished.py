@@ -1,4 +1,4 @@
-"""A folder appears under its final name only when everything in it is written and on disk.
+"""A folder appears under its final name only when everything in it is written and on disk; so do files of one folder.
 
 Until then it is `.NAME.unfinished` beside it, locked by the process that fills it. `new_folder` begins anew each time;
 `resumable_folder` keeps what a killed process had finished, and holds
@@ -8,6 +8,8 @@ Until then it is `.NAME.unfinished` beside it, locked by the process that fills 
 
 A shard is whole when the journal says so: its line is written after the shard's own bytes are on disk. Whatever else
 lies in the folder is deleted by the process that goes on.
+
+`new_files` are for a folder that exists: they wait in FOLDER/.unfinished until all are written.
 """
 
 import contextlib
@@ -20,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distdl.data.corpus import index
+from distdl.data.corpus import catalog
 from distdl.data.corpus.descriptor import ShardEntry
 from distdl.errors import UserError
 from distdl.run.folder import fsync_folder, write_atomic
@@ -61,6 +63,34 @@ def resumable_folder(path: Path) -> Iterator["Progress"]:
         finally:
             if done or not progress.n_finished:
                 shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_files(folder: Path, last: str) -> Iterator[Path]:
+    """A folder to fill with files that replace those of `folder` when the block ends well; else nothing changes there.
+
+    The block writes the file `last` when all others are on disk, and it takes its place after them. So where a killed
+    process has left one, all others are whole, and those that still wait take their places before the block begins.
+    Raises OSError, and UserError when another process is at it.
+    """
+    unfinished = folder / ".unfinished"
+    with _locked(unfinished, folder):
+        try:
+            _replace(unfinished, folder, last)
+            _delete_contents(unfinished)
+            yield unfinished
+            _replace(unfinished, folder, last)
+        finally:
+            if not (unfinished / last).exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _replace(unfinished: Path, folder: Path, last: str) -> None:
+    if not (unfinished / last).exists():
+        return
+    for file in sorted(unfinished.iterdir(), key=lambda file: file.name == last):
+        file.rename(folder / file.name)
+    fsync_folder(folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,21 +176,12 @@ def _whole(finished: list[Finished], folder: Path) -> list[Finished]:
     kept: list[Finished] = []
     broken: set[str] = set()
     for each in finished:
-        if each.split not in broken and _is_there(each.entry, folder / each.split):
+        place = folder / each.split
+        if each.split not in broken and catalog.listed_index(place / each.entry.name, place, each.entry):
             kept.append(each)
         else:
             broken.add(each.split)
     return kept
-
-
-def _is_there(entry: ShardEntry, folder: Path) -> bool:
-    try:
-        built = index.read(folder / entry.index)
-        size_bytes = (folder / entry.name).stat().st_size
-    except (UserError, OSError):
-        return False
-    there = (built.tar_xxh3, built.n_samples, built.tar_size, size_bytes)
-    return there == (entry.xxh3, entry.n_samples, entry.size_bytes, entry.size_bytes)
 
 
 @contextlib.contextmanager
@@ -169,16 +190,22 @@ def _filling(path: Path) -> Iterator[Path]:
     _check_free(path)
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        unfinished.mkdir(parents=True, exist_ok=True)
-        lock = os.open(unfinished, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            _lock(lock, unfinished, path)
+        with _locked(unfinished, path):
             _check_free(path)  # another process may have finished it before we had the lock
             yield unfinished
-        finally:
-            os.close(lock)
     except OSError as error:
         raise UserError(f"{error.strerror}: {error.filename or path}", where=str(path)) from error
+
+
+@contextlib.contextmanager
+def _locked(unfinished: Path, path: Path) -> Iterator[None]:
+    unfinished.mkdir(parents=True, exist_ok=True)
+    lock = os.open(unfinished, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _lock(lock, unfinished, path)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _check_free(path: Path) -> None:

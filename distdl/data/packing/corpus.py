@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from distdl.data.corpus.shards import RawSample
+from distdl.data.corpus.shards import RawSample, counted
 from distdl.data.pictures.image import image_size
 from distdl.errors import UserError
 
 IMAGE_FILES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp")
 SPLITS = ("train", "val", "test")
+_MOST_KINDS = 12
 
 Kind = Callable[..., "Corpus"]
 
@@ -32,6 +33,35 @@ class Corpus:
     classes: list[str] | None  # None where labels are numbers of another kind
     splits: dict[str, Iterable[RawSample]]
     notes: tuple[str, ...] = ()  # what the reader should know, such as files left out
+
+
+class Others:
+    """Files of a source that are not packed: how many of each kind, by the ending of their name, and the first one."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, tuple[int, str]] = {}
+
+    def add(self, name: str, kind: str = "", n: int = 1) -> None:
+        kind = kind or PurePosixPath(name).suffix.lower() or "without an ending"
+        before, first = self._kinds.get(kind, (0, name))
+        self._kinds[kind] = before + n, first
+
+    def extend(self, others: "Others") -> None:
+        for kind, (n, first) in others._kinds.items():
+            self.add(first, kind, n)
+
+    def __len__(self) -> int:
+        return sum(n for n, _ in self._kinds.values())
+
+    def __str__(self) -> str:
+        """`12 files that can't be packed: 9 .gif (such as ants/1.gif), 3 .tif (such as bees/7.tif)`"""
+        most_first = sorted(self._kinds.items(), key=lambda item: (-item[1][0], item[0]))
+        kinds = [f"{n:,} {kind} ({'such as ' * (n > 1)}{first})" for kind, (n, first) in most_first]
+        more = f", and {len(kinds) - _MOST_KINDS:,} more kinds" if len(kinds) > _MOST_KINDS else ""
+        return f"{counted(len(self), 'file')} that can't be packed: {', '.join(kinds[:_MOST_KINDS])}{more}"
+
+    def note(self, split: str) -> list[str]:
+        return [f"{split}: left out {self}"] if len(self) else []
 
 
 class Unfit(Exception):

@@ -1,6 +1,8 @@
 """A folder per class, perhaps below a folder per split."""
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 from distdl.data.packing.corpus import (
@@ -9,6 +11,7 @@ from distdl.data.packing.corpus import (
     Corpus,
     ImageFile,
     ImageFiles,
+    Others,
     check_share,
     shuffled,
     source_folder,
@@ -16,12 +19,14 @@ from distdl.data.packing.corpus import (
 from distdl.errors import UserError
 
 
-def imagefolder(src: Path | None, *, holdout: float = 0.0) -> Corpus:
+def imagefolder(src: Path | None, *, holdout: float = 0.0, group: str | None = None) -> Corpus:
     """SRC/<split>/<class>/... or SRC/<class>/...; files are copied byte by byte.
 
-    `holdout`: the share of each class that becomes the split test, where SRC has no splits of its own. Samples are in
-    an order that mixes the classes and depends on the names alone.
+    `holdout`: the share of each class that becomes the split test, where SRC has no splits of its own. `group`: a
+    regular expression; files of a class in whose paths it finds the same text, such as the number of a track, are held
+    out together or not at all. Samples are in an order that mixes the classes and depends on the names alone.
     """
+    group_of = _groups(group, holdout)
     src = source_folder(src, "a folder per class, or train/, val/ and test/ with a folder per class in each")
     check_share(holdout)
     # "train" may also be a class, between "bus" and "tram": a split has folders in it.
@@ -36,14 +41,13 @@ def imagefolder(src: Path | None, *, holdout: float = 0.0) -> Corpus:
     found = {split: class_files(folder) for split, folder in folders.items()}
     classes = sorted({name for by_class, _ in found.values() for name, files in by_class.items() if files})
     if not classes:
+        others = next((of_split for _, of_split in found.values() if len(of_split)), "")
         raise UserError(
-            f"no images here ({', '.join(IMAGE_FILES)})",
+            f"no images here ({', '.join(IMAGE_FILES)})" + f"; {others}" * bool(others),
             where=str(src),
             fix="Expected: SRC/<class>/* or SRC/train/<class>/*.",
         )
-    notes += [
-        f"{split}: left out {n_others} files that are no images" for split, (_, n_others) in found.items() if n_others
-    ]
+    notes += [note for split, (_, others) in found.items() for note in others.note(split)]
     if empty := sorted({name for by_class, _ in found.values() for name in by_class} - set(classes)):
         notes.append(f"no class, for it has no images: {', '.join(empty[:5])}{' ...' if len(empty) > 5 else ''}")
     for split, (by_class, _) in found.items():
@@ -53,26 +57,58 @@ def imagefolder(src: Path | None, *, holdout: float = 0.0) -> Corpus:
     for split, (by_class, _) in found.items():
         for label, name in enumerate(classes):
             files = [ImageFile(path, f"{name}/{inside}", label) for inside, path in by_class.get(name, {}).items()]
-            files.sort(key=shuffled)
-            n_held_out = round(len(files) * holdout)
-            splits.setdefault(split, []).extend(files[n_held_out:])
-            if n_held_out:
-                splits.setdefault("test", []).extend(files[:n_held_out])
+            held_out, kept = _parted(sorted(files, key=shuffled), holdout, group_of)
+            splits.setdefault(split, []).extend(kept)
+            if held_out:
+                splits.setdefault("test", []).extend(held_out)
     for split, files in splits.items():
         if not files:
             raise UserError(f"the split {split} has no images", where=str(folders.get(split, src)))
     return Corpus(classes, {split: ImageFiles(files) for split, files in splits.items()}, tuple(notes))
 
 
-def class_files(folder: Path) -> tuple[dict[str, dict[str, Path]], int]:
-    """Folder -> path inside of it -> image; and the number of other files. Links to folders are not followed."""
+def _groups(pattern: str | None, holdout: float) -> Callable[[str], str]:
+    """A file's name (class/path) -> that of its group; a file in which the pattern finds nothing is one by itself."""
+    if pattern is None:
+        return lambda name: name
+    if not holdout:
+        raise UserError("nothing is held out", where="command line --group", fix="Add --holdout SHARE.")
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"this is no regular expression: {error}", where=f"command line --group {pattern}") from None
+
+    def group_of(name: str) -> str:
+        found = compiled.search(name.partition("/")[2])
+        return found[1 if compiled.groups else 0] if found else name
+
+    return group_of
+
+
+def _parted(
+    files: list[ImageFile], share: float, group_of: Callable[[str], str]
+) -> tuple[list[ImageFile], list[ImageFile]]:
+    """(held out, kept): whole groups, in the order in which they first appear, until about the share is held out."""
+    groups: dict[str, list[ImageFile]] = {}
+    for file in files:
+        groups.setdefault(group_of(file.name), []).append(file)
+    held_out: list[ImageFile] = []
+    kept: list[ImageFile] = []
+    for members in groups.values():
+        still_fit = len(held_out) + len(members) / 2 <= round(len(files) * share)
+        (held_out if still_fit and not kept else kept).extend(members)
+    return sorted(held_out, key=shuffled), sorted(kept, key=shuffled)
+
+
+def class_files(folder: Path) -> tuple[dict[str, dict[str, Path]], Others]:
+    """Folder -> path inside of it -> image; and the other files. Links to folders are not followed."""
     by_class: dict[str, dict[str, Path]] = {}
-    n_others = 0
+    others = Others()
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
         if not entry.is_dir():
-            n_others += 1
+            others.add(entry.name)
             continue
         images = by_class.setdefault(entry.name, {})
         for parent, subfolders, names in os.walk(entry):
@@ -82,5 +118,5 @@ def class_files(folder: Path) -> tuple[dict[str, dict[str, Path]], int]:
                 if file.suffix.lower() in IMAGE_FILES and not name.startswith("."):
                     images[file.relative_to(entry).as_posix()] = file
                 else:
-                    n_others += 1
-    return by_class, n_others
+                    others.add(file.relative_to(folder).as_posix())
+    return by_class, others

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from distdl.data.corpus.tar import Member
 from distdl.data.packing import ground_truth
-from distdl.data.packing.corpus import IMAGE_FILES, Corpus, ImageFile, ImageFiles, source_folder
+from distdl.data.packing.corpus import IMAGE_FILES, Corpus, ImageFile, ImageFiles, Others, source_folder
 from distdl.data.packing.folders import class_files
 from distdl.data.packing.source_tars import SourceTar
 from distdl.errors import UserError
@@ -85,7 +85,10 @@ def _train(root: Path, notes: list[str]) -> Images:
         return _folders(folder, "train", notes)
     _check_wnids(tars, root)
     images = {wnid: [_member(tar, member, wnid) for member in tar.images()] for wnid, tar in tars.items()}
-    _note_others("train", sum(tar.n_others for tar in tars.values()), notes)
+    others = Others()
+    for tar in tars.values():
+        others.extend(tar.others)
+    notes += others.note("train")
     return images
 
 
@@ -95,7 +98,7 @@ def _val(root: Path, places: list[Path], val_labels: Path | None, notes: list[st
         tar = SourceTar(root / _VAL_TAR)
         notes.append(f"val: from {tar.path.name}" + (", not from val/" if folder.is_dir() else ""))
         flat = [_member(tar, member) for member in tar.images()]
-        _note_others("val", tar.n_others, notes)
+        notes += tar.others.note("val")
     else:
         flat = [ImageFile(path, path.name, "") for path in _images_in(folder)]
     if not flat:
@@ -114,10 +117,10 @@ def _folders(folder: Path, split: str, notes: list[str]) -> Images:
     """<wnid>/*.JPEG. Folders of other names are left out."""
     if not folder.is_dir():
         return {}
-    by_class, n_others = class_files(folder)
-    _note_others(split, n_others, notes)
-    if others := [name for name in by_class if not _WNID.fullmatch(name)]:
-        notes.append(f"{split}: left out folders whose names are no WordNet ids: {', '.join(others[:5])}")
+    by_class, others = class_files(folder)
+    notes += others.note(split)
+    if strange := [name for name in by_class if not _WNID.fullmatch(name)]:
+        notes.append(f"{split}: left out folders whose names are no WordNet ids: {', '.join(strange[:5])}")
     return {
         wnid: [ImageFile(path, f"{wnid}/{path.name}", "") for path in files.values()]
         for wnid, files in by_class.items()
@@ -138,8 +141,3 @@ def _member(tar: SourceTar, member: Member, wnid: str = "") -> ImageFile:
 def _check_wnids(wnids: Iterable[str], where: Path) -> None:
     if wrong := next((wnid for wnid in wnids if not _WNID.fullmatch(wnid)), None):
         raise UserError(f"'{wrong}' is no WordNet id such as n01440764", where=str(where))
-
-
-def _note_others(split: str, n_others: int, notes: list[str]) -> None:
-    if n_others:
-        notes.append(f"{split}: left out {n_others} files that are no images, and links")

@@ -9,15 +9,15 @@ from pathlib import Path, PurePosixPath
 
 from distdl.data.corpus import tar as tars
 from distdl.data.corpus.tar import Member
-from distdl.data.packing.corpus import IMAGE_FILES
+from distdl.data.packing.corpus import IMAGE_FILES, Others
 from distdl.errors import UserError
 
 
 class SourceTar:
-    """The members of a tar, or of the tar that is its member `inside`. `n_others` counts what is handed on by none."""
+    """The members of a tar, or of the tar that is its member `inside`. `others`: what is not handed on."""
 
     def __init__(self, path: Path, inside: Member | None = None) -> None:
-        self.path, self.inside, self.n_others = path, inside, 0
+        self.path, self.inside, self.others = path, inside, Others()
 
     def images(self) -> Iterator[Member]:
         return self._members(IMAGE_FILES)
@@ -33,7 +33,7 @@ class SourceTar:
                 raise self._error(f"member '{member.name}' leads outside of the archive")
             name = PurePosixPath(member.name)
             if not member.regular or name.suffix.lower() not in endings or name.name.startswith("."):
-                self.n_others += 1
+                self.others.add(member.name, "" if member.regular else "link or device")
                 continue
             if member.name in seen:
                 raise self._error(f"member '{member.name}' comes twice")

@@ -61,23 +61,25 @@ def write_split(samples: Iterable[RawSample], split: str, going: Progress, how: 
     ):
         advance(begin)
         source = _Source(_made(samples, begin, how, pool), begin, _told(split, begin, say, advance))
-        full: deque[tuple[Future[ShardEntry], int, list[str]]] = deque()
+        full: deque[Future[None]] = deque()
 
-        def settle() -> None:
-            entry, end, left_out = full.popleft()
-            going.add(Finished(split=split, entry=entry.result(), end=end, left_out=left_out))
+        def finish(before: Future[None] | None, tar: Path, n_samples: int, end: int, left_out: list[str]) -> None:
+            if before:
+                before.result()  # none counts behind one that could not be finished
+            going.add(Finished(split=split, entry=_index(tar, n_samples), end=end, left_out=left_out))
 
         tars = shards.write_tars(
             source, folder, shard_bytes=how.shard_bytes, shard_samples=how.shard_samples, first=len(finished)
         )
         try:
             for tar, n_samples in tars:
-                full.append((indexer.submit(_index, tar, n_samples), *source.used(n_samples)))
+                before = full[-1] if full else None
+                full.append(indexer.submit(finish, before, tar, n_samples, *source.used(n_samples)))
                 while len(full) > _MOST_FULL_TARS:
-                    settle()
+                    full.popleft().result()
         finally:  # what is full stays, also when the next sample can't be read
             while full:
-                settle()
+                full.popleft().result()
     finished = going.of(split)
     left_out = [each for shard in finished for each in shard.left_out] + source.left_out
     _tell_left_out(left_out, split, say)

@@ -8,8 +8,7 @@ Each transform of the list has draws of its own, keyed by the sample's key and i
 """
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,33 +18,12 @@ from torch import Tensor
 from distdl.data.arguments import between, count, number, probability
 from distdl.data.order import keyed
 from distdl.data.pictures import colour
+from distdl.data.pictures.of_batches import OnDevice
 from distdl.data.pictures.row_draws import DEVIATION, MIDDLE, Int64s, RowDraws
-from distdl.data.pictures.transforms import Normalise, Transform
+from distdl.data.pictures.transforms import Normalise
 from distdl.errors import UserError
 
 FILLS = ("const", "rand", "pixel")
-
-
-@runtime_checkable
-class OnDevice(Protocol):
-    """A transform of batches."""
-
-    def of_batch(self, image_NCHW: Tensor, draws: RowDraws, normalise: Normalise) -> Tensor: ...
-
-
-def split(transforms: Sequence[Transform | OnDevice], where: str) -> tuple[list[Transform], list[OnDevice]]:
-    """Those of images and those of batches. Raises UserError where one of images comes after one of batches."""
-    of_batches = [each for each in transforms if isinstance(each, OnDevice)]
-    of_images = [each for each in transforms if not isinstance(each, OnDevice)]
-    for place, (before, each) in enumerate(pairwise(transforms)):
-        if isinstance(before, OnDevice) and not isinstance(each, OnDevice):
-            raise UserError(
-                f"{type(each).__name__} works on single images while they are decoded, and can't come after "
-                f"{type(before).__name__}, which works on batches on the device",
-                where=f"{where}.transforms[{place + 1}]",
-                fix=f"Move it before {type(before).__name__}.",
-            )
-    return of_images, of_batches
 
 
 def augmented(image_NCHW: Tensor, transforms: Sequence[OnDevice], augment_key: Tensor, normalise: Normalise) -> Tensor:

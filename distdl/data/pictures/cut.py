@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 
 from distdl.data import native
-from distdl.data.pictures.image import Pixels, check_size
+from distdl.data.pictures.image import Pixels, check_size, decode_jpeg_strictly
 from distdl.data.pictures.transforms import CenterCrop, Draws, Flip, RandomResizedCrop, Resize, Transform
 
 _COMPONENTS = {"Gray": 1, "YCbCr": 3, "RGB": 3}  # others need more than a decoder
@@ -85,7 +85,7 @@ def _middle(resize: Resize, crop: CenterCrop) -> Cut:
 def _mirrored(place: Cut, flip: Flip) -> Cut:
     def both(height: int, width: int, draws: Draws) -> Box | None:
         box = place(height, width, draws)
-        return box and box._replace(flip=draws.uniform() < flip.p)
+        return box and box._replace(flip=flip.drawn(draws))
 
     return both
 
@@ -123,12 +123,11 @@ def _by_simplejpeg(data: bytes, shape: tuple[int, int, int], box: Box, out: Pixe
     shrink = 1  # in the DCT, where a power of two costs nothing
     while shrink < 8 and box.height >= 2 * shrink * box.size[0] and box.width >= 2 * shrink * box.size[1]:
         shrink *= 2
-    pixels = simplejpeg.decode_jpeg(
+    pixels = decode_jpeg_strictly(
         data,
         colorspace="RGB" if out.shape[2] == 3 else "GRAY",
         min_height=math.ceil(shape[0] / shrink),
         min_width=math.ceil(shape[1] / shrink),
-        strict=True,
     )
     resized = _resized(pixels, box, shrink)
     if box.flip:

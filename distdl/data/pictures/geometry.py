@@ -14,12 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from distdl.data.arguments import between, either_side, number, numbers, probability
-from distdl.data.pictures.transforms import Draws, Image, Transform
-from distdl.errors import UserError
+from distdl.data.pictures.transforms import BORDERS, Draws, Image, Transform, known_border
 
 Matrix = npt.NDArray[np.float64]  # (3, 3), of homogeneous points (x, y, 1)
-
-BORDERS = {"black": cv2.BORDER_CONSTANT, "edge": cv2.BORDER_REPLICATE, "mirror": cv2.BORDER_REFLECT_101}
 
 
 @runtime_checkable
@@ -37,7 +34,7 @@ class Rotate:
 
     def __init__(self, degrees: float | Sequence[float] = 15, p: float = 1.0, border: str = "black") -> None:
         self.degrees = either_side(degrees, "rotate", "degrees", most=180)
-        self.p, self.border = probability(p, "rotate"), _border(border, "rotate")
+        self.p, self.border = probability(p, "rotate"), known_border(border, "rotate")
 
     def matrix(self, height: int, width: int, draws: Draws) -> Matrix | None:
         chance, angle = draws.uniform(), math.radians(draws.uniform(*self.degrees))
@@ -54,7 +51,7 @@ class Zoom:
 
     def __init__(self, factor: Sequence[float] = (0.8, 1.25), p: float = 1.0, border: str = "black") -> None:
         self.factor = between(factor, "zoom", "factor", least=0.1, most=10)
-        self.p, self.border = probability(p, "zoom"), _border(border, "zoom")
+        self.p, self.border = probability(p, "zoom"), known_border(border, "zoom")
 
     def matrix(self, height: int, width: int, draws: Draws) -> Matrix | None:
         chance, factor = draws.uniform(), math.exp(draws.uniform(*map(math.log, self.factor)))
@@ -70,7 +67,7 @@ class Shift:
     def __init__(self, share: float | Sequence[float] = 0.1, p: float = 1.0, border: str = "black") -> None:
         shares = (share, share) if isinstance(share, int | float) else share
         self.share = numbers(shares, "shift", "share", least=0, most=1, n=2)
-        self.p, self.border = probability(p, "shift"), _border(border, "shift")
+        self.p, self.border = probability(p, "shift"), known_border(border, "shift")
 
     def matrix(self, height: int, width: int, draws: Draws) -> Matrix | None:
         chance = draws.uniform()
@@ -86,7 +83,7 @@ class Homography:
 
     def __init__(self, distortion: float = 0.5, p: float = 0.5, border: str = "black") -> None:
         self.distortion = number(distortion, "homography", "distortion", least=0, most=0.9)
-        self.p, self.border = probability(p, "homography"), _border(border, "homography")
+        self.p, self.border = probability(p, "homography"), known_border(border, "homography")
 
     def matrix(self, height: int, width: int, draws: Draws) -> Matrix | None:
         chance = draws.uniform()
@@ -148,9 +145,3 @@ def _about_the_middle(matrix: Matrix, height: int, width: int) -> Matrix:
     x, y = (width - 1) / 2, (height - 1) / 2
     there, back = np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]]), np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
     return back @ matrix @ there
-
-
-def _border(border: str, name: str) -> str:
-    if border not in BORDERS:
-        raise UserError(f"{name}: border is one of {', '.join(BORDERS)} (got {border})")
-    return border

@@ -79,18 +79,36 @@ def _decode_jpeg(data: bytes) -> Any:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         # TurboJPEG knows only the usual chroma subsamplings. OpenCV knows all, but may fill a cut-off image with grey.
-        if not data.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
-            raise ValueError(f"truncated or damaged JPEG: {error}") from None
+        if not _is_whole_jpeg(data):
+            raise _jpeg_damage(data, error) from None
         check_size(*_frame_size(data))
         return _decode_with_opencv(data)
     check_size(height, width)
     if colours == "Gray":
-        return simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)
+        return decode_jpeg_strictly(data, colorspace="GRAY")
     if colours in ("CMYK", "YCCK"):
         # Ink is stored inverted, as Adobe does and every decoder assumes: 255 is none.
-        cmyk = simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True).astype(np.uint16)
+        cmyk = decode_jpeg_strictly(data, colorspace="CMYK").astype(np.uint16)
         return ((cmyk[:, :, :3] * cmyk[:, :, 3:] + 127) // 255).astype(np.uint8)
-    return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+    return decode_jpeg_strictly(data, colorspace="RGB")
+
+
+def decode_jpeg_strictly(data: bytes, **how: Any) -> Any:
+    """By simplejpeg, with arguments of its decode_jpeg. Raises ValueError where anything is wrong with the data."""
+    try:
+        return simplejpeg.decode_jpeg(data, strict=True, **how)
+    except ValueError as error:
+        raise _jpeg_damage(data, error) from None
+
+
+def _is_whole_jpeg(data: bytes) -> bool:
+    return data.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
+
+
+def _jpeg_damage(data: bytes, error: ValueError) -> ValueError:
+    """In plain words, then in the library's own without the name of its function."""
+    what = "damaged JPEG" if _is_whole_jpeg(data) else "the JPEG ends before its picture does"
+    return ValueError(f"{what} ({str(error).rpartition('(): ')[2]})")
 
 
 def _frame_size(data: bytes) -> tuple[int, int]:

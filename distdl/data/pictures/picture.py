@@ -109,7 +109,7 @@ class Pictures:
             try:
                 image = self._with_channels(samples.example(sample_id))
             except BadSample as error:
-                problem = problem or str(error)
+                problem = problem or "\n".join([str(error), *error.traceback.splitlines()])
                 continue
             if self._channels is None:
                 self._channels = image.shape[2]

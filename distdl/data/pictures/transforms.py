@@ -18,16 +18,20 @@ Image = np.ndarray  # uint8, (height, width, channels)
 
 cv2.setNumThreads(0)  # the loader's own threads share the cores
 
+# What stands outside of an image.
+BORDERS = {"black": cv2.BORDER_CONSTANT, "edge": cv2.BORDER_REPLICATE, "mirror": cv2.BORDER_REFLECT_101}
+
 _MASK = 2**64 - 1
 
 
 class Draws:
     """Uniform numbers from splitmix64 (Steele, Lea, Flood 2014), seeded by a 64-bit key."""
 
-    __slots__ = ("_state",)
+    __slots__ = ("_state", "turn")
 
     def __init__(self, key: int) -> None:
         self._state = key & _MASK
+        self.turn = bool(key & 1)  # another one each time that the sample is seen (`order.augmentation_key`)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         self._state = z = (self._state + 0x9E3779B97F4A7C15) & _MASK
@@ -70,13 +74,14 @@ class CenterCrop:
 
 
 class RandomCrop:
-    """`size` pixels from anywhere, after zero padding by `padding` on every side."""
+    """`size` pixels from anywhere, after padding by `padding` on every side with a `border` (black, edge, mirror)."""
 
-    def __init__(self, size: int | Sequence[int], padding: int = 0) -> None:
+    def __init__(self, size: int | Sequence[int], padding: int = 0, border: str = "black") -> None:
         self.size, self.padding = _size(size, "random_crop"), Pad(padding).pixels
+        self.border = BORDERS[known_border(border, "random_crop")]
 
     def __call__(self, image: Image, draws: Draws) -> Image:
-        image = _pad_to(_pad(image, self.padding), *self.size)
+        image = _pad_to(_pad(image, self.padding, self.border), *self.size)
         top = draws.below(image.shape[0] - self.size[0] + 1)
         left = draws.below(image.shape[1] - self.size[1] + 1)
         return image[top : top + self.size[0], left : left + self.size[1]]
@@ -111,13 +116,18 @@ class RandomResizedCrop:
 
 
 class Flip:
-    """Left-right mirror image with probability `p`."""
+    """Left-right mirror image with probability `p`; or, if `alternate`, of a random half of the images in the first
+    epoch, of the others in the second, and so on in turn (Jordan 2024, section 3.6)."""
 
-    def __init__(self, p: float = 0.5) -> None:
-        self.p = p
+    def __init__(self, p: float = 0.5, alternate: bool = False) -> None:
+        self.p, self.alternate = p, alternate
 
     def __call__(self, image: Image, draws: Draws) -> Image:
-        return image[:, ::-1] if draws.uniform() < self.p else image
+        return image[:, ::-1] if self.drawn(draws) else image
+
+    def drawn(self, draws: Draws) -> bool:
+        """Whether this image is mirrored."""
+        return draws.turn if self.alternate else draws.uniform() < self.p
 
 
 class Pad:
@@ -188,9 +198,19 @@ def _resize(image: Image, height: int, width: int) -> Image:
     return out if out.ndim == 3 else out[:, :, None]  # OpenCV drops a single channel
 
 
-def _pad(image: Image, pixels: int) -> Image:
+def known_border(border: str, name: str) -> str:
+    """Raises UserError for one that is not in BORDERS."""
+    if border not in BORDERS:
+        raise UserError(f"{name}: border is one of {', '.join(BORDERS)} (got {border})")
+    return border
+
+
+def _pad(image: Image, pixels: int, border: int = cv2.BORDER_CONSTANT) -> Image:
     if not pixels:
         return image
+    if border != cv2.BORDER_CONSTANT:
+        padded = cv2.copyMakeBorder(image, *(pixels,) * 4, border)
+        return padded if padded.ndim == 3 else padded[:, :, None]  # OpenCV drops a single channel
     height, width, channels = image.shape
     out = np.zeros((height + 2 * pixels, width + 2 * pixels, channels), np.uint8)
     out[pixels : pixels + height, pixels : pixels + width] = image

@@ -7,7 +7,8 @@
 
 Who holds the lock (flock) on a part fetches it; the kernel takes the lock back when its process dies, and the next one
 goes on with the chunks that are missing. Room is made and taken under one lock on the mark, so that all together stay
-below the limit: the shard that this node reads again last goes first. Nothing but files of these names is deleted.
+below the limit: the shard that this node reads again last goes first. Nothing but files of these names is deleted, and
+what a process that was killed has left of an index.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import fcntl
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,8 @@ NEVER = 1 << 62  # a next use that nobody knows of
 
 _FOLDER, _MARK = "distdl-shards", "this-is-a-cache-of-distdl"
 _OURS = re.compile(r"([0-9a-f]{32})\.(tar|part|ddx)")
+_HALF_AN_INDEX = re.compile(r"\.[0-9a-f]{32}\.ddx\.\d+\.part")  # as write_atomic calls it
+_ABANDONED_S = 3600  # nobody writes an index for so long
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -47,6 +51,13 @@ def default_folder() -> Path:
     if folder := os.environ.get("TMPDIR"):
         return Path(folder)
     return user_cache()
+
+
+def _sweep(folder: Path) -> None:
+    for entry in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process may be doing the same
+            if _HALF_AN_INDEX.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _ABANDONED_S:
+                entry.unlink()
 
 
 class Cache:
@@ -77,6 +88,7 @@ class Cache:
                     file.write("This folder is a cache of distdl, which deletes shards in it.\n")
         except OSError as error:
             raise UserError(f"can't keep shards here: {error.strerror}", where=str(folder)) from error
+        _sweep(folder)
         return cls(folder, most_bytes, share_of_free)
 
     @classmethod

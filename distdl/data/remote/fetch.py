@@ -129,6 +129,7 @@ class Fetcher:
                 part = self._cache.begin(key, self._sources[key].size_bytes, wanted)
             except NoRoom:  # nor is there for those that are needed later
                 self._has_room = False
+                self._sources[key].store.account.no_room()
                 return None
             self._has_room = True
             if part is not None:

@@ -146,10 +146,13 @@ def _check_range(answer: urllib3.BaseHTTPResponse, begin: int, end: int | None) 
     """How many bytes the answer has to a question for a range."""
     found = _RANGE.match(answer.headers.get("Content-Range", ""))
     if answer.status != 206 or not found:
-        raise Unfit("this server does not answer with the byte range it is asked for: use one that does")
+        raise Unfit(
+            "this server does not answer with the byte range it is asked for",
+            fix="Needed is a server with Range requests, such as nginx, Caddy, `rclone serve http`, or any S3.",
+        )
     first, last = int(found[1]), int(found[2])
     if first != begin or (end is not None and last > end - 1):
-        raise Unavailable(f"bytes {first}-{last} came, and not those asked for")
+        raise Unavailable(f"other bytes came than were asked for: {first}-{last}")
     if end is not None and last < end - 1 and found[3] == str(last + 1):
         raise Unfit(f"the file has {found[3]} bytes, fewer than when it was indexed")
     return last + 1 - first if end is None else end - begin
@@ -166,6 +169,8 @@ def _pieces(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 def _failure(error: Exception) -> Exception:
     if isinstance(error, MaxRetryError) and error.reason is not None:
         error = error.reason
+    if isinstance(error.__cause__, ConnectionRefusedError):
+        return Unavailable("connection refused")
     for kind, reason in _REASONS:
         if isinstance(error, kind):
             return Unavailable(reason)

@@ -20,6 +20,8 @@ from distdl.data.remote.places import Place
 from distdl.data.remote.stores import open_store
 from distdl.errors import UserError
 
+_SOON = "10 s"
+
 
 def shards_of(
     places: Sequence[Place],
@@ -59,6 +61,13 @@ def shards_of(
         )
     numbers = {shard.tar.name: number for number, shard in enumerate(shards)}
     return shards, {numbers[name]: shard_index for name, shard_index in built.items()}, classes
+
+
+def check_reachable(places: Sequence[Place], index_folder: str | Path | None) -> None:
+    """Raises UserError within seconds where a host does not answer: for a command that somebody waits for."""
+    folders = [place.folder for place in places] + [str(index_folder)] * (index_folder is not None)
+    for folder in filter(addresses.is_address, folders):
+        open_place(folder, RemoteConfig(deadline=_SOON)).read_whole(descriptor.FILE_NAME)
 
 
 def open_place(folder: str, remote: RemoteConfig) -> PatientStore:

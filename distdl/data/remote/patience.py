@@ -5,8 +5,9 @@
     Denied         credentials are looked up again; final if these have never worked
     Missing, Unfit final
 
-After `deadline_s` without progress a UserError says what was wrong. Requests to a host are counted over the process;
-those that somebody waits for go before those that fetch ahead.
+After `deadline_s` without progress a UserError says what was wrong; what lasts longer than a moment is told before
+(account.py). Requests to a host are counted over the process; those that somebody waits for go before those that fetch
+ahead.
 """
 
 import random
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from distdl.data.remote.account import account_of
 from distdl.data.remote.store import Denied, Missing, Store, Unavailable, Unfit
 from distdl.errors import UserError
 
@@ -91,9 +93,9 @@ class PatientStore:
 
     def __init__(self, store: Store, *, deadline_s: float, connections: int) -> None:
         self.where = store.where
-        self.n_retries = 0
         self._store, self._deadline_s = store, deadline_s
         self._gate = gate_of(store.host, connections)
+        self.account = account_of(store.host)
         self._closing = threading.Event()
         self._has_worked = False
         self._renewed_at = 0.0
@@ -117,7 +119,9 @@ class PatientStore:
                     return bytes(arrived)
                 raise
 
-        return self._patiently(attempt, name)
+        content = self._patiently(attempt, name)
+        self.account.came(len(content))
+        return content
 
     def read_whole(self, name: str) -> bytes | None:
         """A small file; None if there is none."""
@@ -151,26 +155,29 @@ class PatientStore:
             try:
                 value = attempt()
                 self._has_worked = True
+                self.account.answers()
                 return value
             except Unavailable as error:
                 reason, wait_s = str(error), error.after_s
                 if len(error.partial) >= _PROGRESS_BYTES:
                     give_up, pause_s = time.monotonic() + self._deadline_s, _FIRST_PAUSE_S
+                    self.account.answers()
             except Denied as error:
                 reason, n_denied = str(error), n_denied + 1
                 if n_denied > 1 and not self._has_worked:
                     raise self._failed(f"access denied: {error}", name, _CREDENTIALS) from None
                 self._renew()
             except Missing:
+                self.account.answers()
                 raise NoSuchFile("there is no such file", where=self.shown(name)) from None
             except Unfit as error:
-                raise self._failed(str(error), name) from None
+                raise self._failed(str(error), name, error.fix) from None
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             wait_s = max(random.uniform(pause_s / 4, pause_s / 2), min(wait_s, _LONGEST_PAUSE_S))
             if time.monotonic() + wait_s > give_up:
                 how = f"for {self._deadline_s:g} s ({n_attempts} attempts): {reason}"
                 raise self._failed(f"can't be read {how}", name, _CREDENTIALS if n_denied else _WAIT_LONGER)
-            self.n_retries += 1
+            self.account.waits(reason, wait_s, give_up)
             self._closing.wait(wait_s)
 
     def _renew(self) -> None:
@@ -206,8 +213,8 @@ class RemoteFile:
 
 
 _WAIT_LONGER = (
-    "Is the server there, and the address right? A run goes on from its last checkpoint with --resume; "
-    "data.remote.deadline is how long it waits."
+    "Is the server there, and the address right? A run waits for it as long as data.remote.deadline says, and goes on "
+    "from its last checkpoint with --resume."
 )
 _CREDENTIALS = (
     "For S3 they come from the AWS settings (environment, profile, role); for http(s) from ~/.netrc, or from "

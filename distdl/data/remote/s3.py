@@ -64,7 +64,7 @@ class S3Store:
         try:
             return int(self._client.head_object(Bucket=self._bucket, Key=self._prefix + name)["ContentLength"])
         except _FAILURES as error:
-            raise _failure(error) from None
+            raise self._failure(error) from None
 
     def read(self, name: str, begin: int, end: int | None, until: float) -> bytes:
         if end == begin:
@@ -73,7 +73,7 @@ class S3Store:
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name, **part)
         except _FAILURES as error:
-            raise _failure(error) from None
+            raise self._failure(error) from None
         size = int(answer["ContentLength"])
         total = answer.get("ContentRange", "").rpartition("/")[2]
         body = answer["Body"]
@@ -93,7 +93,14 @@ class S3Store:
                 for entry in page.get("Contents", ())
             )
         except _FAILURES as error:
-            raise _failure(error) from None
+            raise self._failure(error) from None
+
+    def _failure(self, error: Exception) -> Exception:
+        if isinstance(error, exceptions.ClientError) and _code(error) == "NoSuchBucket":
+            return Unfit(f"there is no bucket '{self._bucket}' at {self._client.meta.endpoint_url}", fix=_WHICH_BUCKET)
+        if isinstance(error, exceptions.ParamValidationError):
+            return Unfit(f"a bucket can't be called '{self._bucket}'", fix=_WHICH_BUCKET)
+        return _failure(error)
 
 
 def _client(remote: RemoteConfig, where: str) -> Any:
@@ -139,7 +146,7 @@ _FAILURES = (exceptions.BotoCoreError, exceptions.ClientError, OSError)
 
 def _failure(error: Exception) -> Exception:
     if isinstance(error, exceptions.ClientError):
-        code = str(error.response.get("Error", {}).get("Code", ""))
+        code = _code(error)
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         said = f"the server answers {status or code}" + (f" ({code})" if code and code != str(status) else "")
         if code in _DENIED or status in (401, 403):
@@ -154,6 +161,11 @@ def _failure(error: Exception) -> Exception:
     return Unavailable(_REASONS.get(type(error).__name__, f"the request failed ({type(error).__name__})"))
 
 
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+_WHICH_BUCKET = "Is it s3://BUCKET/FOLDER? AWS_ENDPOINT_URL or data.remote.endpoint names a store that isn't AWS."
 _REASONS = {
     "EndpointConnectionError": "no connection to the endpoint",
     "ConnectTimeoutError": "no connection in time",

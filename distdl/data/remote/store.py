@@ -28,7 +28,11 @@ class Missing(Exception):
 
 
 class Unfit(Exception):
-    """It will not work however often it is tried."""
+    """It will not work however often it is tried. `fix`: what would."""
+
+    def __init__(self, reason: str, fix: str = "") -> None:
+        super().__init__(reason)
+        self.fix = fix
 
 
 class Store(Protocol):

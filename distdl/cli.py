@@ -80,6 +80,7 @@ def train(arguments: Arguments) -> int:
                 opened.lease,
                 max_restarts=arguments.max_restarts,
                 stop_signals=config.train.stop_signals,
+                stall_s=config.dist.stall_s,
             )
         return _work(arguments, config, WorldInfo(), path, opened.folder, opened.lease.fence)
     finally:

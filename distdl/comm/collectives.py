@@ -9,8 +9,9 @@ CPU tensors travel by gloo, CUDA tensors by the device's library: the process gr
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from zlib import crc32
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from distdl.comm.world import TIMEOUT, WorldInfo
 from distdl.errors import PeerLost, UserError
+from distdl.watch import pulse
 
 Work = dist.Work
 
@@ -33,15 +35,18 @@ _digest = 0
 class Pending:
     """A collective under way. `wait` returns once its tensor may be used (on CUDA: by the current stream)."""
 
-    __slots__ = ("_call", "_work")
+    __slots__ = ("_call", "_number", "_work")
 
-    def __init__(self, work: Work | None, call: str = "") -> None:
-        self._work, self._call = work, call
+    def __init__(self, work: Work | None, call: str = "", number: int = 0) -> None:
+        """`number`: of the call, for those who watch this worker."""
+        self._work, self._call, self._number = work, call, number
 
     def wait(self) -> None:
         if self._work is not None:
+            pulse.mine.wait(self._number)
             with _echoes(self._call):
                 self._work.wait()
+            pulse.mine.go_on()
             self._work = None
 
     def test(self) -> bool:
@@ -54,17 +59,25 @@ class Group:
     `start_...` begins a collective; until it was waited for, its tensors belong to it.
     """
 
-    def __init__(self, ranks: Sequence[int], handle: dist.ProcessGroup | None) -> None:
+    def __init__(self, ranks: Sequence[int], handle: dist.ProcessGroup | None, number: int = 0) -> None:
+        """`number`: by which all its workers know it, for those who watch them."""
         self.ranks, self.size = list(ranks), len(ranks)
         self.handle = handle
+        self._key = crc32(repr((number, self.ranks)).encode())
 
     def start_sum(self, tensor: Tensor, name: str = "") -> Pending:
         """Begins summing `tensor` over the group, in place. `name`: what it is, for errors."""
         if self.size == 1:
             return Pending(None)
-        call = described("all_reduce", tensor, name)
-        with _echoes(call):
-            return Pending(dist.all_reduce(tensor, group=self.handle, async_op=True), call)
+        start = partial(dist.all_reduce, tensor, group=self.handle, async_op=True)
+        return self._begin(described("all_reduce", tensor, name), start)
+
+    def start_max(self, tensor: Tensor, name: str = "") -> Pending:
+        """Begins replacing `tensor` by the largest of the group's, element by element."""
+        if self.size == 1:
+            return Pending(None)
+        start = partial(dist.all_reduce, tensor, dist.ReduceOp.MAX, group=self.handle, async_op=True)
+        return self._begin(described("all_reduce", tensor, name), start)
 
     def start_all_to_all(
         self, received: Tensor, sent: Tensor, rows_from: Sequence[int], rows_to: int, name: str = ""
@@ -74,67 +87,63 @@ class Group:
         `received`, shape (sum(rows_from), n), gets `rows_from[i]` rows from member i, in the members' order.
         """
         n = received.shape[1]
-        call = described("all_to_all", received, name)
-        with _echoes(call):
-            work = dist.all_to_all_single(
-                received.view(-1),
-                sent.view(-1),
-                [rows * n for rows in rows_from],
-                [rows_to * n] * self.size,
-                group=self.handle,
-                async_op=True,
-            )
-        return Pending(work, call)
+        start = partial(
+            dist.all_to_all_single,
+            received.view(-1),
+            sent.view(-1),
+            [rows * n for rows in rows_from],
+            [rows_to * n] * self.size,
+            group=self.handle,
+            async_op=True,
+        )
+        return self._begin(described("all_to_all", received, name), start, alike=f"all_to_all {name}")
 
     def start_all_gather(self, whole: Tensor, part: Tensor, name: str = "") -> Pending:
         """Begins putting every member's `part`, shape (n,), one behind the other into `whole`, shape (size * n,)."""
-        call = described("all_gather", part, name)
-        with _echoes(call):
-            work = _all_gather(whole, part, group=self.handle, async_op=True)
-        return Pending(work, call)
+        start = partial(_all_gather, whole, part, group=self.handle, async_op=True)
+        return self._begin(described("all_gather", part, name), start)
 
     def start_broadcast(self, tensor: Tensor, source: int, name: str = "") -> Pending:
         """Begins overwriting `tensor` by that of member `source`. It has to be contiguous."""
         if self.size == 1:
             return Pending(None)
-        call = described(f"broadcast from {source}", tensor, name)
-        with _echoes(call):
-            return Pending(dist.broadcast(tensor, self.ranks[source], group=self.handle, async_op=True), call)
+        start = partial(dist.broadcast, tensor, self.ranks[source], group=self.handle, async_op=True)
+        return self._begin(described(f"broadcast from {source}", tensor, name), start)
 
     def start_reduce(self, tensor: Tensor, destination: int) -> Pending:
         """Begins summing `tensor` over the group, in that of member `destination`; the others' is overwritten."""
-        call = described(f"reduce to {destination}", tensor)
-        with _echoes(call):
-            return Pending(dist.reduce(tensor, self.ranks[destination], group=self.handle, async_op=True), call)
+        start = partial(dist.reduce, tensor, self.ranks[destination], group=self.handle, async_op=True)
+        return self._begin(described(f"reduce to {destination}", tensor), start)
 
     def start_reduce_scatter(self, part: Tensor, whole: Tensor) -> Pending:
         """Begins summing `whole`, shape (size * n,), over the group; member i gets the i-th part of it, shape (n,)."""
-        call = described("reduce_scatter", part)
-        with _echoes(call):
-            return Pending(_reduce_scatter(part, whole, group=self.handle, async_op=True), call)
+        start = partial(_reduce_scatter, part, whole, group=self.handle, async_op=True)
+        return self._begin(described("reduce_scatter", part), start)
 
     def start_gather(self, whole: Tensor | None, part: Tensor, destination: int) -> Pending:
         """Begins putting every member's `part`, shape (n,), one behind the other into `whole`, shape (size * n,), of
         member `destination`, who alone gives one."""
-        call = described(f"gather to {destination}", part)
         parts = None if whole is None else list(whole.chunk(self.size))
-        with _echoes(call):
-            return Pending(dist.gather(part, parts, self.ranks[destination], self.handle, async_op=True), call)
+        start = partial(dist.gather, part, parts, self.ranks[destination], self.handle, async_op=True)
+        return self._begin(described(f"gather to {destination}", part), start)
 
     def start_scatter(self, part: Tensor, whole: Tensor | None, source: int) -> Pending:
         """Begins giving member i the i-th `part`, shape (n,), of `whole`, shape (size * n,), of member `source`, who
         alone gives one."""
-        call = described(f"scatter from {source}", part)
         parts = None if whole is None else list(whole.chunk(self.size))
-        with _echoes(call):
-            return Pending(dist.scatter(part, parts, self.ranks[source], self.handle, async_op=True), call)
+        start = partial(dist.scatter, part, parts, self.ranks[source], self.handle, async_op=True)
+        return self._begin(described(f"scatter from {source}", part), start)
 
     def start_barrier(self, device: torch.device) -> Pending:
         """Begins the library's own barrier, by way of `device`: it is over when all members have come to it."""
-        call = "barrier"
         index = None if device.type == "cpu" else [device.index]
+        return self._begin("barrier", partial(dist.barrier, group=self.handle, async_op=True, device_ids=index))
+
+    def _begin(self, call: str, start: Callable[[], Work], alike: str | None = None) -> Pending:
+        """`alike`: what the members' calls have in common, if it is less than the whole."""
+        number = pulse.mine.call(self._key, self.size, call, call if alike is None else alike)
         with _echoes(call):
-            return Pending(dist.barrier(group=self.handle, async_op=True, device_ids=index), call)
+            return Pending(start(), call, number)
 
 
 def described(operation: str, tensor: Tensor, name: str = "") -> str:
@@ -211,7 +220,7 @@ def new_group(members: Sequence[Sequence[int]]) -> Group:
             with _echoes("new_group"):
                 handle = dist.new_group(list(ranks), timeout=_timeout)
             if rank() in ranks:
-                mine = Group(ranks, handle)
+                mine = Group(ranks, handle, len(_groups))
     _groups.append(mine)
     return mine
 
@@ -291,16 +300,14 @@ def _compare(call: str) -> None:
     """Raises RuntimeError on all workers if they are not about to call the same."""
     code = crc32(call.encode())
     extremes = torch.tensor([code, -code])
-    with _echoes(call):
-        dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=everyone().handle)
+    everyone().start_max(extremes, f"before {call}").wait()
     most, least = extremes.tolist()
     if most == -least:
         return
     calls = torch.zeros(world_size(), _DESCRIPTION_BYTES, dtype=torch.uint8)
     described = call.encode()[:_DESCRIPTION_BYTES]
     calls[rank(), : len(described)] = torch.frombuffer(bytearray(described), dtype=torch.uint8)
-    with _echoes(call):
-        dist.all_reduce(calls, group=everyone().handle)
+    everyone().start_sum(calls).wait()
     told = [bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in calls]
     raise RuntimeError(
         "the workers call unlike collectives: " + ", ".join(f"rank {i} {each}" for i, each in enumerate(told))

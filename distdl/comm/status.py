@@ -10,6 +10,7 @@ from collections import Counter, deque
 import torch
 
 from distdl.comm import collectives
+from distdl.watch import pulse
 
 Counts = dict[str, int]
 
@@ -84,7 +85,9 @@ class Status:
     def _take(self) -> Counts:
         digest, values, event = self._arriving.popleft()
         if event is not None:
+            pulse.mine.wait()
             event.synchronize()
+            pulse.mine.go_on()
         *counts, digests = map(int, values.tolist() if isinstance(values, torch.Tensor) else values)
         if digests != digest * collectives.world_size():
             raise RuntimeError(

@@ -5,6 +5,7 @@ other change would make it another run and is refused. Texts are shown by `distd
 """
 
 import math
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -335,6 +336,7 @@ class ScheduleConfig(Section):
 
 
 DEFAULT_BUCKET_MIB = 25.0  # DistributedDataParallel's
+DEFAULT_STALL_S = 30.0
 
 
 class DistConfig(Section):
@@ -362,6 +364,13 @@ class DistConfig(Section):
         "and for a tree 25; the run's config.yaml records it)",
     )
 
+    stall_s: Annotated[float, Field(gt=0)] | None = key(
+        DEFAULT_STALL_S,
+        "seconds without progress in a step after which a run counts as hanging: it tells who is missing, why, and its "
+        "workers are stopped (20 times as long in the start, a first step, an evaluation, a save; null: never)",
+        free=True,
+    )
+
     @model_validator(mode="after")
     def _used(self) -> "DistConfig":
         if self.leaves is not None and self.reduction != "tree":
@@ -369,6 +378,11 @@ class DistConfig(Section):
         if self.hierarchical is True and self.engine == "ddp":
             raise ValueError("engine: ddp sums in the library's way: leave hierarchical out")
         return self
+
+    @property
+    def timeout(self) -> timedelta:
+        """Of a collective: for what nobody watches."""
+        return timedelta(seconds=60 * (self.stall_s or DEFAULT_STALL_S))
 
     @property
     def bucket_size_mib(self) -> float:

@@ -16,9 +16,16 @@ def train_locally(
     *,
     max_restarts: int,
     stop_signals: Sequence[str],
+    stall_s: float | None,
 ) -> int:
     """Runs `distdl *argv` as `nproc` workers and returns the exit code of the run."""
     worker = [sys.executable, "-m", "distdl"]
     return supervise.run(
-        [*worker, *argv], nproc, folder, max_restarts=max_restarts, stop_signals=stop_signals, lease=lease
+        [*worker, *argv],
+        nproc,
+        folder,
+        max_restarts=max_restarts,
+        stop_signals=stop_signals,
+        lease=lease,
+        stall_s=stall_s,
     )

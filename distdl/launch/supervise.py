@@ -24,13 +24,14 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR
-from distdl.launch import plan
+from distdl.launch import hangs, plan
 from distdl.launch.output import Output, Screen
 from distdl.launch.signals import Signals
 from distdl.run import failures
 from distdl.run.failures import FailureRecord
 from distdl.run.folder import RunFolder
 from distdl.run.lease import Lease
+from distdl.watch.watch import INTERVAL_S, Watch
 
 GRACE_S = 3.0
 KILL_S = 5.0  # a killed process is gone in milliseconds, unless the kernel holds it (a read from a dead network disk)
@@ -48,10 +49,12 @@ def run(
     max_restarts: int = 0,
     stop_signals: Sequence[str] = ("SIGTERM", "SIGUSR1"),
     lease: Lease | None = None,
+    stall_s: float | None = None,
 ) -> int:
     """Runs `command` as `nproc` workers and returns the exit code of the run (see distdl.errors).
 
     Without `stop_signals` they don't save when told to stop, and Ctrl-C ends them at once.
+    Workers that get no further for `stall_s` (20 times as long in phases that may take long) have failed; None: never.
     After a failure that isn't the user's mistake, all workers are started again, up to `max_restarts` times. Has to be
     called from the main thread: signals arrive there, and workers die with the thread that started them.
     """
@@ -59,7 +62,7 @@ def run(
     with Signals(stop_signals) as signals:
         for number in itertools.count():
             begun_with = newest_checkpoint(folder)
-            with Attempt(number, folder, screen) as attempt:
+            with Attempt(number, folder, screen, Watch(nproc, stall_s)) as attempt:
                 attempt.start(command, nproc, lease)
                 attempt.watch(signals)
             if attempt.ended_well():
@@ -130,8 +133,11 @@ class Child:
 class Attempt:
     """The processes of one attempt. Whatever happens in the `with` block, none of them is left after it."""
 
-    def __init__(self, number: int, folder: RunFolder, screen: Screen) -> None:
+    def __init__(self, number: int, folder: RunFolder, screen: Screen, watch: Watch) -> None:
         self.number = number
+        self._watch = watch
+        self._next_look = 0.0
+        self._is_judged = False  # a verdict was given
         self.workers: list[Child] = []
         self.forwarded: set[int] = set()  # signals
         self._store: Child | None = None
@@ -158,7 +164,9 @@ class Attempt:
                 folder=self._folder,
                 fence=lease.fence if lease else None,
             )
-            process = _spawn(command, environment, (lease.fileno(),) if lease else (), subprocess.DEVNULL)
+            environment |= self._watch.environment(rank)
+            inherited = (*self._watch.descriptors(rank), *((lease.fileno(),) if lease else ()))
+            process = _spawn(command, environment, inherited, subprocess.DEVNULL)
             header = f"--- {started} attempt {self.number}: rank {rank} of {nproc}, pid {process.pid} ---"
             self._folder.log(rank).parent.mkdir(parents=True, exist_ok=True)
             self.workers.append(self._adopt(rank, process, header))
@@ -199,13 +207,25 @@ class Attempt:
             self._reap()
             if self._grace_end is None and self._has_failure():
                 self._grace_end = time.monotonic() + GRACE_S
-            if signals.kill_code is not None or _is_past(self._grace_end):
+            if self._grace_end is None and time.monotonic() >= self._next_look:
+                self._look()
+            if signals.kill_code is not None or self._is_judged or _is_past(self._grace_end):
                 self._kill()
             if _is_past(self._kill_end):
                 break
 
+    def _look(self) -> None:
+        """Whether a worker is missing: who it is, and what the others do, goes into the records."""
+        self._next_look = time.monotonic() + INTERVAL_S
+        pids = [worker.process.pid for worker in self.workers]
+        if found := self._watch.look(pids, [worker.exit_code is not None for worker in self.workers]):
+            verdict, texts = found
+            self._is_judged = True
+            for record in hangs.records(self._watch, verdict, texts, self.number):
+                failures.save(self._folder, record)
+
     def ended_well(self) -> bool:
-        return all(worker.exit_code in _ENDED_WELL for worker in self.workers)
+        return not self._is_judged and all(worker.exit_code in _ENDED_WELL for worker in self.workers)
 
     def unkillable(self) -> bool:
         return any(worker.exit_code is None for worker in self.workers)
@@ -219,6 +239,9 @@ class Attempt:
                 records[child.rank] = self._describe_end(child)
         cause = failures.first_cause(list(records.values()))
         assert cause is not None
+        if cause.kind not in ("user", "hang") and (unlike := hangs.mismatch(self._watch, records, self.number)):
+            failures.save(self._folder, unlike)
+            records[unlike.rank] = cause = unlike
         return [cause, *(record for record in records.values() if record is not cause)]
 
     def _describe_end(self, child: Child) -> FailureRecord:
@@ -270,7 +293,7 @@ class Attempt:
                 _kill_group(child.process)
 
     def _patience_s(self) -> float:
-        ends = [end for end in (self._grace_end, self._kill_end) if end is not None]
+        ends = [end for end in (self._grace_end, self._kill_end, self._next_look) if end is not None]
         return min([_WAKE_S, *(max(0.0, end - time.monotonic()) for end in ends)])
 
     def __exit__(
@@ -283,6 +306,7 @@ class Attempt:
         for child in self._children():
             self._close(child)
         self._selector.close()
+        self._watch.close()
 
 
 def _spawn(

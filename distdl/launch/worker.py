@@ -14,6 +14,7 @@ import traceback
 from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, ProcessLost, UserError
 from distdl.run import failures
 from distdl.run.folder import RunFolder
+from distdl.watch import pulse, stacks
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _PARENT_POLL_S = 0.5
@@ -60,6 +61,15 @@ def tie_to_supervisor() -> None:
         threading.Thread(target=_die_with, args=(supervisor,), name="parent-watch", daemon=True).start()
     if os.getppid() != supervisor:  # it was gone before the request: no signal will come any more
         os._exit(1)
+    tell_of_oneself()
+
+
+def tell_of_oneself() -> None:
+    """Into the memory that the supervisor watches, and stacks when it asks for them. Nothing without one."""
+    if described := os.environ.get("DISTDL_PULSE"):
+        board, slot, stack_file = map(int, described.split(":"))
+        pulse.attach(pulse.slot_of(board, slot))
+        stacks.answer(stack_file)
 
 
 def _ask_for_parent_death_signal() -> bool:

@@ -21,7 +21,7 @@ from typing import Literal
 from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, PeerLost, ProcessLost, UserError
 from distdl.run.folder import RunFolder, write_json
 
-Kind = Literal["user", "bug", "process_lost", "peer_lost", "signal"]
+Kind = Literal["user", "bug", "process_lost", "peer_lost", "signal", "hang", "mismatched"]
 STORE = -1  # the "rank" of the rendezvous store, in a record of its failure
 
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # torch's is known by its name: this module is free of torch
@@ -89,6 +89,26 @@ def describe_end(
     )
 
 
+def from_outside(
+    *, rank: int, kind: Kind, message: str, stacks: str, step: int | None, attempt: int, host: str, at: float = 0.0
+) -> FailureRecord:
+    """Of a worker that did not fail by itself, but was found to hang, to wait for one, or to call something else.
+
+    `at`: when, in seconds since 1970 (0: now). `stacks`: of its threads, or what else it left.
+    """
+    return FailureRecord(
+        time=at or time.time(),
+        rank=rank,
+        host=host,
+        step=step,
+        kind=kind,
+        message=message,
+        traceback=stacks,
+        exit_code=-signal.SIGKILL,
+        attempt=attempt,
+    )
+
+
 def save(folder: RunFolder, record: FailureRecord) -> None:
     """Writes the record if the disk lets it: the failure that it tells of matters more."""
     with contextlib.suppress(OSError):
@@ -142,7 +162,8 @@ def headline(record: FailureRecord) -> str:
     if record.step is None:
         return f"{_who(record)} failed"
     # A record from outside knows only the last step that was logged.
-    return f"{_who(record)} failed {'after' if record.exit_code < 0 else 'at'} step {record.step}"
+    verb = "hung" if record.kind == "hang" else "failed"
+    return f"{_who(record)} {verb} {'after' if record.exit_code < 0 else 'at'} step {record.step}"
 
 
 def last_logged_step(folder: RunFolder) -> int | None:
@@ -208,7 +229,7 @@ def _message_of(error: BaseException) -> str:
 
 def _reason(record: FailureRecord) -> str:
     body, message = record.traceback.rstrip(), record.message.rstrip()
-    if record.kind in ("user", "process_lost") or not body:
+    if record.kind in ("user", "process_lost", "hang", "mismatched") or not body:
         return message
     return body if body.endswith(message) else f"{body}\n{message}"
 

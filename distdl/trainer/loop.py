@@ -25,6 +25,7 @@ from distdl.trainer.quarantine import TRAIN, Quarantine, check_limits, check_pol
 from distdl.trainer.setup import Run
 from distdl.trainer.signals import Stop, StopRequests, agreed_stop
 from distdl.trainer.state import capture
+from distdl.watch import pulse
 
 Track = Tracker | NullTracker
 Outcome = Literal["done", "preempted", "interrupted"]
@@ -57,7 +58,7 @@ def fit(
     if run.is_over and stop is None:  # only that evaluation was missing
         save(run, checkpoints, clock, wait=True)
         return "done"
-    batches = transfer.on_device(run.host_batches(), run.device)
+    batches = announced(transfer.on_device(run.host_batches(), run.device), run)
     for batch in trace(batches) if stop is None else ():  # resumes inside an epoch
         lr = run.lr_now()
         # What this worker wants, told with the gradients; the sums come back with them, or a step later from a device.
@@ -98,7 +99,21 @@ def fit(
                     save(run, checkpoints, clock, wait=stop is not None or run.is_over)
         if stop or run.is_over:
             break
+    pulse.mine.enter("end")
     return "done" if run.is_over and not state.eval_pending else stop or "done"
+
+
+def announced(batches: Iterator[HostBatch], run: Run) -> Iterator[HostBatch]:
+    """Tells who watches this worker when it waits for one, and which step may take long: the first of its shape."""
+    shape: torch.Size | None = None
+    while True:
+        pulse.mine.enter("input")
+        if (batch := next(batches, None)) is None:
+            return
+        pulse.mine.enter("log")
+        before, shape = shape, batch.tensors["image"].shape
+        pulse.mine.step(run.state.step, is_first=shape != before)
+        yield batch
 
 
 def check(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> Outcome:
@@ -127,7 +142,7 @@ def evaluate_all(run: Run, track: Track, clock: "Clock", stops: StopRequests, qu
     for name, loader in run.eval_loaders.items():
         began = time.perf_counter()
         try:
-            with run.ema.in_place_of_weights() if run.ema else contextlib.nullcontext():
+            with pulse.mine.phase("evaluate"), run.ema.in_place_of_weights() if run.ema else contextlib.nullcontext():
                 show = partial(show_progress, track, state.step, name)
                 note = partial(quarantine.note, split=loader.where, step=state.step)
                 result = evaluate(run.engine.model, run.task, loader, run.device, run.config.train, stops, show, note)
@@ -151,6 +166,7 @@ def evaluate_all(run: Run, track: Track, clock: "Clock", stops: StopRequests, qu
 
 
 def show_progress(track: Track, step: int, name: str, done: int, n_batches: int) -> None:
+    pulse.mine.beat()
     track.progress(step, f"{name} {done}/{n_batches}")
 
 
@@ -188,7 +204,8 @@ def best_steps(run: Run) -> list[int]:
 
 def save(run: Run, checkpoints: Checkpoints, clock: "Clock", *, wait: bool) -> None:
     run.state.time_s = clock.now()
-    checkpoints.save(partial(captured, run), run.state.step, best_steps=best_steps(run), wait=wait)
+    with pulse.mine.phase("save"):
+        checkpoints.save(partial(captured, run), run.state.step, best_steps=best_steps(run), wait=wait)
 
 
 def captured(run: Run) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

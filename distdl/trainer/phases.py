@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch.profiler import record_function
 
+from distdl.watch import pulse
+
 NAMES = ("forward", "backward", "exchange", "update")
 
 _MOST_EVENTS = 4096  # between two log lines; a longer time is known from its first steps
@@ -42,6 +44,7 @@ class HostPhases:
         self._since = 0.0
 
     def enter(self, name: str) -> None:
+        pulse.mine.enter(name)
         now = time.perf_counter()
         if self._name is not None:
             self._seconds[self._name] += now - self._since
@@ -50,6 +53,7 @@ class HostPhases:
             self._marks.next(name)
 
     def leave(self) -> None:
+        pulse.mine.enter("log")
         if self._name is not None:
             self._seconds[self._name] += time.perf_counter() - self._since
         self._name = None
@@ -70,11 +74,13 @@ class DevicePhases:
         self._is_full = False
 
     def enter(self, name: str) -> None:
+        pulse.mine.enter(name)
         self._record(name)
         if self.annotate:
             self._marks.next(name)
 
     def leave(self) -> None:
+        pulse.mine.enter("log")
         self._record(None)
         self._is_full = len(self._events) >= _MOST_EVENTS  # looked at between steps: none is timed in part
         self._marks.end()
@@ -89,7 +95,9 @@ class DevicePhases:
         events, self._events, self._is_full = self._events, [], False
         if not events:
             return {}
+        pulse.mine.wait()
         events[-1][1].synchronize()
+        pulse.mine.go_on()
         seconds = dict.fromkeys(NAMES, 0.0)
         for (name, event), (_, following) in itertools.pairwise(events):
             if name is not None:

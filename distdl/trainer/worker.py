@@ -74,7 +74,7 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
         setup.set_threads_and_kernels(config.train, world, is_tree=config.dist.reduction == "tree")
         if device.type == "cpu":
             setup.keep_freed_memory()
-        collectives.join(world, config.dist.backend, device)
+        collectives.join(world, config.dist.backend, device, config.dist.timeout)
         if folder is None:
             held, fence, folder = _open_on_rank0(config, launch, world)
         if config.dist.bucket_mib == "auto":

@@ -20,6 +20,7 @@ LAYERS = [
     "plugins",
     "config",
     "run",
+    "watch",
     "launch",
     "comm",
     "models",
@@ -35,7 +36,7 @@ LAYERS = [
     "cli",
     "__main__",
 ]
-FREE_OF_TORCH = ("errors", "registry", "plugins", "config", "run", "launch", "cli", "__main__")
+FREE_OF_TORCH = ("errors", "registry", "plugins", "config", "run", "watch", "launch", "cli", "__main__")
 MOST_LINES = {"distdl": 500, "benchmarks": 500, "tests": 600}
 
 

@@ -1,0 +1,260 @@
+"""What a worker tells of itself as it goes, into memory that another process reads: its phase, step and collectives.
+
+The worker only stores numbers and short texts, at a microsecond each: no thread, no lock, nothing that the interpreter
+has to come to. Whoever watches reads them at any time, also while a thread of the worker holds the interpreter, and
+after its end.
+
+    Board        the memory: a slot for each worker of a machine
+    Pulse        a worker's hand on its slot, `mine` within a worker; `Silent` where nobody watches
+    read         a slot as the watcher sees it: a State
+
+A slot holds numbers of 64 bits and, behind them, the texts of the last collectives. A number is stored in one go and
+the count of collectives last, so a reader sees whole numbers and never half a text.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from mmap import mmap
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+# The order in which they are stored: append only. Seconds spent in each are counted.
+PHASES = ("start", "input", "forward", "backward", "exchange", "update", "log", "evaluate", "save", "end")
+LONG_PHASES = ("start", "evaluate", "save", "end")  # as is the first step, which may compile
+N_CALLS_KEPT = 64
+
+_PHASE_NUMBER = {name: number for number, name in enumerate(PHASES)}
+_PID, _BEAT, _PHASE, _SINCE, _STEP, _FIRST, _N_CALLS, _WAITS, _WAITS_SINCE, _THREAD, _ATTACHED, _CODE = range(12)
+_SPENT = 16  # one number for each phase
+_CALLS = 32  # and some for each collective
+_OF_CALL = 6  # its group, the group's size, its place in the group's and in such groups' order, its key, when it was
+_TEXT_BYTES = 256
+_TEXTS = 8 * (_CALLS + _OF_CALL * N_CALLS_KEPT)
+SLOT_BYTES = _TEXTS + N_CALLS_KEPT * _TEXT_BYTES
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_PASS_ON = (str(_PACKAGE / "watch"), str(_PACKAGE / "comm"))  # not where a collective was called from
+_TORCH = f"{os.sep}torch{os.sep}"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A collective that a worker has begun."""
+
+    group: int
+    size: int  # of the group
+    place: int  # in the order of its group's calls, from 1
+    place_in_size: int  # in the order of calls in groups of this size
+    key: int  # equal for workers that call the same
+    text: str  # `all_reduce of [10] torch.float32 (gradient bucket 0)`
+    line: str  # `exchange.py:210`: where it was called from
+    age_s: float
+
+    def __str__(self) -> str:
+        return f"{self.text}, called at {self.line}" if self.line else self.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A worker as its slot tells. Ages are seconds."""
+
+    pid: int
+    attached: bool  # it has begun to tell
+    phase: str
+    beat_age_s: float  # since it last told anything
+    phase_age_s: float
+    step: int | None
+    is_first: bool  # its first step, or one that compiles anew
+    waits_in: Call | None
+    waits_s: float
+    n_calls: int = 0
+    calls: list[Call] = field(default_factory=list)  # the last ones, oldest first
+    spent_s: dict[str, float] = field(default_factory=dict)  # by phase, without the one that it is in
+    thread: int = 0  # its main thread, as stacks name it
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is in a phase that may take long."""
+        return self.is_first or self.phase in LONG_PHASES
+
+
+class Board:
+    """Slots for the workers of this machine, in memory that they inherit as a file descriptor."""
+
+    def __init__(self, n_slots: int) -> None:
+        self.descriptor = os.memfd_create("distdl-pulse") if hasattr(os, "memfd_create") else _unnamed_file()
+        os.ftruncate(self.descriptor, n_slots * SLOT_BYTES)
+        self.memory = mmap(self.descriptor, n_slots * SLOT_BYTES)
+
+    def slot(self, number: int) -> memoryview:
+        return memoryview(self.memory)[number * SLOT_BYTES : (number + 1) * SLOT_BYTES]
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+def slot_of(descriptor: int, number: int) -> memoryview:
+    """A worker's slot in the board that it has inherited."""
+    memory = mmap(descriptor, os.fstat(descriptor).st_size)
+    return memoryview(memory)[number * SLOT_BYTES : (number + 1) * SLOT_BYTES]
+
+
+def _unnamed_file() -> int:
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+class Pulse:
+    """Of this worker. Every method may be called by any of its threads."""
+
+    def __init__(self, slot: memoryview) -> None:
+        self._numbers = slot[:_TEXTS].cast("q")
+        self._texts = slot[_TEXTS:]
+        self._places: dict[tuple[int, int], int] = {}
+        numbers = self._numbers
+        numbers[_PID], numbers[_THREAD] = os.getpid(), threading.main_thread().ident or 0
+        numbers[_BEAT] = numbers[_SINCE] = time.monotonic_ns()
+        numbers[_PHASE], numbers[_STEP], numbers[_FIRST] = 0, -1, 1
+        numbers[_ATTACHED] = 1
+
+    def enter(self, phase: str) -> None:
+        """Ends one phase and begins the next."""
+        now, numbers = time.monotonic_ns(), self._numbers
+        numbers[_SPENT + numbers[_PHASE]] += now - numbers[_SINCE]
+        numbers[_PHASE], numbers[_SINCE], numbers[_BEAT] = _PHASE_NUMBER[phase], now, now
+
+    @contextmanager
+    def phase(self, phase: str) -> Iterator[None]:
+        """A phase within another one."""
+        before = PHASES[self._numbers[_PHASE]]
+        self.enter(phase)
+        try:
+            yield
+        finally:
+            self.enter(before)
+
+    def beat(self) -> None:
+        """Progress within a phase."""
+        self._numbers[_BEAT] = time.monotonic_ns()
+
+    def step(self, done: int, is_first: bool = False) -> None:
+        """So many steps are done. `is_first`: the next one may take long."""
+        self._numbers[_STEP], self._numbers[_FIRST] = done, is_first
+
+    def call(self, group: int, size: int, text: str, alike: str) -> int:
+        """A collective of a group is about to begin; returns its number, for `wait`. `alike`: what it has in common
+        with the others' calls."""
+        numbers, places = self._numbers, self._places
+        n = numbers[_N_CALLS]
+        place = places[group, size] = places.get((group, size), 0) + 1
+        place_in_size = places[-1, size] = places.get((-1, size), 0) + 1
+        entry = n % N_CALLS_KEPT
+        packed = f"{text}\n{_calling_line()}".encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
+        self._texts[entry * _TEXT_BYTES : (entry + 1) * _TEXT_BYTES] = packed
+        now, at = time.monotonic_ns(), _CALLS + _OF_CALL * entry
+        numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3] = group, size, place, place_in_size
+        numbers[at + 4], numbers[at + 5] = crc32(alike.encode()), now
+        numbers[_N_CALLS], numbers[_BEAT] = n + 1, now
+        return n + 1
+
+    def wait(self, call: int = 0) -> None:
+        """It waits for this collective, or for all so far: what it does not do is the others' matter."""
+        self._numbers[_WAITS_SINCE] = time.monotonic_ns()
+        self._numbers[_WAITS] = call or self._numbers[_N_CALLS]
+
+    def go_on(self) -> None:
+        self._numbers[_WAITS] = 0
+        self._numbers[_BEAT] = time.monotonic_ns()
+
+
+class Silent:
+    """A worker's, where nobody watches."""
+
+    def enter(self, phase: str) -> None: ...
+
+    @contextmanager
+    def phase(self, phase: str) -> Iterator[None]:
+        yield
+
+    def beat(self) -> None: ...
+
+    def step(self, done: int, is_first: bool = False) -> None: ...
+
+    def call(self, group: int, size: int, text: str, alike: str) -> int:
+        return 0
+
+    def wait(self, call: int = 0) -> None: ...
+
+    def go_on(self) -> None: ...
+
+
+mine: Pulse | Silent = Silent()
+
+
+def attach(slot: memoryview | None) -> None:
+    """Has this worker tell of itself in a slot from now on; None: nowhere."""
+    global mine
+    mine = Silent() if slot is None else Pulse(slot)
+
+
+def prepare(slot: memoryview) -> None:
+    """Of a worker that is about to be started: it is in its start from now on."""
+    slot[:] = bytes(len(slot))
+    numbers = slot[:_TEXTS].cast("q")
+    numbers[_BEAT] = numbers[_SINCE] = time.monotonic_ns()
+    numbers[_STEP], numbers[_FIRST] = -1, 1
+
+
+def read(slot: memoryview) -> State:
+    """What the worker has told. The clock is that of this machine."""
+    numbers = slot[:_TEXTS].cast("q").tolist()
+    n_calls, waits = numbers[_N_CALLS], numbers[_WAITS]
+    now = time.monotonic_ns()
+
+    def seconds_since(then: int) -> float:
+        return max(0, now - then) / 1e9
+
+    def call(number: int) -> Call:
+        entry = (number - 1) % N_CALLS_KEPT
+        packed = bytes(slot[_TEXTS + entry * _TEXT_BYTES : _TEXTS + (entry + 1) * _TEXT_BYTES])
+        text, _, line = packed.rstrip(b"\0").decode(errors="replace").partition("\n")
+        at = _CALLS + _OF_CALL * entry
+        group, size, place, place_in_size, key, then = numbers[at : at + _OF_CALL]
+        return Call(group, size, place, place_in_size, key, text, line, seconds_since(then))
+
+    # The entry that is written next may be half a text by now.
+    first = max(1, n_calls - N_CALLS_KEPT + 2)
+    return State(
+        pid=numbers[_PID],
+        attached=bool(numbers[_ATTACHED]),
+        phase=PHASES[numbers[_PHASE] % len(PHASES)],
+        beat_age_s=seconds_since(numbers[_BEAT]),
+        phase_age_s=seconds_since(numbers[_SINCE]),
+        step=numbers[_STEP] if numbers[_STEP] >= 0 else None,
+        is_first=bool(numbers[_FIRST]),
+        waits_in=call(waits) if first <= waits <= n_calls else None,
+        waits_s=seconds_since(numbers[_WAITS_SINCE]) if waits else 0.0,
+        n_calls=n_calls,
+        calls=[call(number) for number in range(first, n_calls + 1)],
+        spent_s={name: numbers[_SPENT + number] / 1e9 for number, name in enumerate(PHASES)},
+        thread=numbers[_THREAD],
+    )
+
+
+def _calling_line() -> str:
+    """`file.py:12`: the nearest line outside of the layers that only pass a collective on."""
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(_PASS_ON) and _TORCH not in file:
+            return f"{file.rpartition(os.sep)[2]}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""

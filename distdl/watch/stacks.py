@@ -1,0 +1,111 @@
+"""Python stacks of a worker's threads, written by a signal handler in C: also while a thread holds the interpreter.
+
+The worker's side is `answer`, called once; `ask` and `read` are those of whoever watches it.
+"""
+
+import contextlib
+import faulthandler
+import os
+import re
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from distdl.watch import facts
+
+# Nobody else uses it: torch, MPI and Slurm leave real-time signals alone, and so do shells.
+SIGNAL = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
+
+_PATIENCE_S = 0.5
+_FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)$')
+_LIBRARIES = re.compile(r"/(site|dist)-packages/|/lib(64)?/python3|^<")
+_COLLECTIVES = ("torch/distributed/distributed_c10d.py", "torch/distributed/c10d_logger.py")
+_PACKAGE = str(Path(__file__).resolve().parents[1]) + os.sep
+_PASSES_ON = tuple(_PACKAGE + name for name in ("comm", "watch", "launch", "cli", "__main__"))  # to whom it calls
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} in {self.function}"
+
+
+def new_file() -> int:
+    """For the stacks of one worker, which inherits it."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("distdl-stacks")
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def answer(descriptor: int) -> None:
+    """From now on this process writes its stacks there when it is asked."""
+    faulthandler.register(SIGNAL, file=descriptor, all_threads=True)
+
+
+def ask(pid: int) -> bool:
+    """Whether the process was asked; it has to have said that it answers, for the signal would end it otherwise."""
+    if sys.platform == "linux" and not facts.catches(pid, SIGNAL):
+        return False
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, SIGNAL)
+        if facts.of(pid).is_stopped:
+            os.kill(pid, signal.SIGCONT)  # a stopped process handles no signal
+        return True
+    return False
+
+
+def collect(asked: dict[int, int]) -> dict[int, str]:
+    """By key, what the processes have written that were asked; `asked`: their files. Waits half a second at most."""
+    until = time.monotonic() + _PATIENCE_S
+    texts = dict.fromkeys(asked, "")
+    while time.monotonic() < until:
+        time.sleep(0.02)
+        before, texts = texts, {key: read(descriptor) for key, descriptor in asked.items()}
+        if all(texts.values()) and texts == before:
+            break
+    return texts
+
+
+def read(descriptor: int) -> str:
+    size = os.fstat(descriptor).st_size
+    return os.pread(descriptor, size, 0).decode(errors="replace")
+
+
+def main_thread(text: str, thread: int) -> list[Frame]:
+    """The frames of a thread, innermost first; `thread`: its ident."""
+    frames: list[Frame] = []
+    inside = False
+    for line in text.splitlines():
+        if not line.startswith(" "):
+            inside = f"{thread:#018x}" in line or f"{thread:#x}" in line
+        elif inside and (match := _FRAME.match(line)):
+            frames.append(Frame(match["file"], int(match["line"]), match["function"]))
+    return frames
+
+
+def without_libraries(frames: list[Frame]) -> list[Frame]:
+    """Only the innermost frames may be those of libraries."""
+    own = next((number for number, frame in enumerate(frames) if not _LIBRARIES.search(frame.file)), 0)
+    return frames[:own] + [frame for frame in frames[own:] if not _LIBRARIES.search(frame.file)]
+
+
+def in_collective(frames: list[Frame]) -> Frame | None:
+    """The frame that called a collective of torch by itself; None if the thread is not in there."""
+    inside = [number for number, frame in enumerate(frames) if frame.file.endswith(_COLLECTIVES)]
+    return frames[inside[-1] + 1] if inside and inside[-1] + 1 < len(frames) else None
+
+
+def place(frames: list[Frame]) -> Frame | None:
+    """The frame that a reader looks for: the innermost of their own code, else of what called the library."""
+    own = [frame for frame in frames if not _LIBRARIES.search(frame.file) and not frame.file.startswith(_PACKAGE)]
+    ours = [each for each in frames if each.file.startswith(_PACKAGE) and not each.file.startswith(_PASSES_ON)]
+    return next(iter([*own[:1], *ours[:1], *frames[:1]]), None)

@@ -1,0 +1,98 @@
+"""A LeNet-5 that a chosen worker makes hang, or call other collectives, in a chosen step: HANG='{"rank": 1, ...}'.
+
+`how`: what it does in its forward pass, once, when it has taken `after` steps.
+"""
+
+import json
+import os
+import signal
+import time
+
+import torch
+
+from distdl import models
+from distdl.comm import collectives
+
+SIZE = 1000
+
+
+def spin():
+    while True:
+        pass
+
+
+class Faults:
+    def __init__(self, fault):
+        self.fault = fault
+        self.n_forward = 0
+
+    def before_forward(self, network, inputs):
+        if not network.training:
+            return
+        self.n_forward += 1
+        is_due = self.n_forward > self.fault["after"]
+        is_mine = is_due and collectives.rank() == self.fault["rank"] and _once(self.fault)
+        getattr(self, self.fault["how"])(is_mine)
+
+    def killed(self, is_mine):
+        if is_mine:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def stopped(self, is_mine):
+        if is_mine:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def loop(self, is_mine):
+        if is_mine:
+            spin()
+
+    def sleeps(self, is_mine):
+        if is_mine:
+            time.sleep(3600)
+
+    def slow(self, is_mine):
+        time.sleep(self.fault["seconds"] * (10 if is_mine else 1))
+
+    # Two sums in each step, as of layers that meet in the forward pass.
+
+    def skipped(self, is_mine):
+        self.meet(SIZE, "first")
+        if not is_mine:
+            self.meet(SIZE + 8, "second")
+
+    def extra(self, is_mine):
+        self.meet(SIZE, "first")
+        if is_mine:
+            self.meet(SIZE, "one more")
+        self.meet(SIZE + 8, "second")
+
+    def reordered(self, is_mine):
+        sizes = [(SIZE, "first"), (SIZE + 8, "second")]
+        for size, name in reversed(sizes) if is_mine else sizes:
+            self.meet(size, name)
+
+    def other_shape(self, is_mine):
+        self.meet(SIZE + (7 if is_mine else 0), "first")
+
+    def other_dtype(self, is_mine):
+        self.meet(SIZE, "first", torch.float64 if is_mine else torch.float32)
+
+    def meet(self, size, name, dtype=torch.float32):
+        collectives.start_sum(torch.ones(size, dtype=dtype), name).wait()
+
+
+def _once(fault):
+    """Not again after a restart, if there is a file to tell by."""
+    if "once" in fault:
+        try:
+            os.close(os.open(fault["once"], os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+    return True
+
+
+def lenet5(**args):
+    network = models.build("lenet5", args)
+    if "HANG" in os.environ:
+        network.register_forward_pre_hook(Faults(json.loads(os.environ["HANG"])).before_forward)
+    return network

@@ -218,7 +218,13 @@ class Attempt:
         """Whether a worker is missing: who it is, and what the others do, goes into the records."""
         self._next_look = time.monotonic() + INTERVAL_S
         pids = [worker.process.pid for worker in self.workers]
-        if found := self._watch.look(pids, [worker.exit_code is not None for worker in self.workers]):
+        try:
+            found = self._watch.look(pids, [worker.exit_code is not None for worker in self.workers])
+        except Exception as error:  # to train unwatched is better than not to train
+            self._watch.stall_s = None
+            self._screen.say(f"warning: nobody watches for hangs any more: {type(error).__name__}: {error}")
+            return
+        if found:
             verdict, texts = found
             self._is_judged = True
             for record in hangs.records(self._watch, verdict, texts, self.number):

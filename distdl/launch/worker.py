@@ -68,7 +68,7 @@ def tell_of_oneself() -> None:
     """Into the memory that the supervisor watches, and stacks when it asks for them. Nothing without one."""
     if described := os.environ.get("DISTDL_PULSE"):
         board, slot, stack_file = map(int, described.split(":"))
-        pulse.attach(pulse.slot_of(board, slot))
+        pulse.attach(*pulse.slot_of(board, slot))
         stacks.answer(stack_file)
 
 

@@ -4,7 +4,7 @@ import ctypes
 import inspect
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -63,6 +63,8 @@ class Run:
     state: TrainState
     end: int  # position where the run ends
     description: dict[str, Any]  # goes into every checkpoint: what a resumed run is checked against
+    straggler: dict[str, float] = field(default_factory=dict)
+    """of a training row: which worker holds the others up, and what part of the time it costs; {} while none does"""
 
     @property
     def total_steps(self) -> int:

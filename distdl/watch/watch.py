@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from distdl.watch import calls, facts, judge, pulse, stacks
+from distdl.watch import calls, facts, judge, pulse, stacks, straggler
 from distdl.watch.calls import Parting
 from distdl.watch.facts import Facts
 from distdl.watch.judge import Seen, Verdict
 from distdl.watch.pulse import Board
+from distdl.watch.straggler import Spent
 
 INTERVAL_S = 0.25  # between two looks
 
@@ -41,6 +42,8 @@ class Watch:
         self._board = Board(n)
         self._stacks = [stacks.new_file() for _ in range(n)]
         self._samples: list[deque[Sample]] = [deque() for _ in range(n)]
+        self._histories: list[deque[Spent]] = [deque() for _ in range(n)]
+        self._teller = straggler.Teller()
         self._last_look = time.monotonic()
         self._blind_until = 0.0
         for number in range(n):
@@ -69,6 +72,7 @@ class Watch:
             self._blind_until = now + self.stall_s
         self._last_look = now
         seen = [self._seen(number, pid, has_ended, now) for number, (pid, has_ended) in enumerate(zip(pids, ended))]
+        self._tell_of_straggler(seen, now)
         if now < self._blind_until or not judge.is_stalled(seen, self.stall_s):
             return None
         texts = self._ask(seen)
@@ -112,6 +116,22 @@ class Watch:
             is_busy=now_facts.cpu_s - before.facts.cpu_s > _BUSY * span_s,
             has_moved=now_facts.moved_bytes - before.facts.moved_bytes > _FEW_BYTES,
         )
+
+    def _tell_of_straggler(self, seen: Sequence[Seen], now: float) -> None:
+        """To the workers, when there is a new one or the last one has caught up."""
+        for each, history in zip(seen, self._histories):
+            in_steps = not each.state.is_long and each.state.step is not None
+            if not in_steps:
+                history.clear()
+            elif not history or each.state.step != history[-1].step or each.state.phase == "exchange":
+                queues = facts.has_full_sockets(each.state.pid) if each.state.waits_in else (False, False)
+                history.append(Spent.of(each.state, now, *queues))
+            while history and history[0].time < now - straggler.LONGEST_S:
+                history.popleft()
+        found = straggler.find([(each.rank, each.host, history) for each, history in zip(seen, self._histories)])
+        if news := self._teller.news(found, now):
+            told = {} if news == "over" else {"rank": news.rank, "cost": news.cost, "message": str(news)}
+            self._board.tell({"straggler": told})
 
     def _ask(self, seen: Sequence[Seen]) -> dict[int, str]:
         asked = {

@@ -9,6 +9,8 @@ CPU tensors travel by gloo, CUDA tensors by the device's library: the process gr
 """
 
 import contextlib
+import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
@@ -190,6 +192,17 @@ def joined(info: WorldInfo, backend: str, device: torch.device) -> Iterator[None
         barrier()
     finally:
         leave()
+
+
+def own_address(info: WorldInfo) -> str:
+    """This host's address on the network that leads to rank 0's, which the rendezvous has named; "" with one host."""
+    master = os.environ.get("MASTER_ADDR", "")
+    if info.world_size == info.local_world_size or not master:
+        return ""
+    family, kind, protocol, _, address = socket.getaddrinfo(master, 1, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(address)  # sends nothing: it asks the kernel for the way
+        return str(probe.getsockname()[0])
 
 
 def leave() -> None:

@@ -62,7 +62,7 @@ def run(
     with Signals(stop_signals) as signals:
         for number in itertools.count():
             begun_with = newest_checkpoint(folder)
-            with Attempt(number, folder, screen, Watch(nproc, stall_s)) as attempt:
+            with Attempt(number, folder, screen, Watch(range(nproc), stall_s)) as attempt:
                 attempt.start(command, nproc, lease)
                 attempt.watch(signals)
             if attempt.ended_well():

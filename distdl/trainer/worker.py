@@ -34,7 +34,7 @@ from distdl.run.folder import RunFolder, find, split_step, write_json
 from distdl.run.open import OpenRun, open_run
 from distdl.track import NullTracker, Tracker, jsonl
 from distdl.track.console import closing_summary
-from distdl.trainer import first_images, loaders, loop, micro_batch, pretrained, setup
+from distdl.trainer import first_images, loaders, loop, micro_batch, pretrained, setup, watched
 from distdl.trainer.profile import Profile, traced
 from distdl.trainer.quarantine import Quarantine
 from distdl.trainer.setup import Run
@@ -77,12 +77,14 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
         collectives.join(world, config.dist.backend, device, config.dist.timeout)
         if folder is None:
             held, fence, folder = _open_on_rank0(config, launch, world)
+        agent = watched.start(world, config.dist.stall_s, str(folder.path), collectives.own_address(world))
         if config.dist.bucket_mib == "auto":
             config = _as_recorded(config, folder)
         with registry.using(_own_code(config, folder)):
             outcome = _train(config, folder, launch, fence, world, device, stops, state)
         collectives.barrier()  # nobody leaves while rank 0 still writes
         collectives.leave()
+        watched.stop(agent)
         return _EXIT_CODES[outcome]
     except BaseException as error:
         code = launched.report(error, folder, world.rank, state.step)

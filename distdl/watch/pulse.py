@@ -15,6 +15,7 @@ the count of collectives last, so a reader sees whole numbers and never half a t
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -90,9 +91,12 @@ class State:
 class Board:
     """Slots for the workers of this machine, in memory that they inherit as a file descriptor."""
 
-    def __init__(self, n_slots: int) -> None:
-        self.descriptor = os.memfd_create("distdl-pulse") if hasattr(os, "memfd_create") else _unnamed_file()
-        os.ftruncate(self.descriptor, n_slots * SLOT_BYTES + NEWS_BYTES)
+    def __init__(self, n_slots: int, descriptor: int | None = None) -> None:
+        """`descriptor`: of one that there is already."""
+        if descriptor is None:
+            descriptor = os.memfd_create("distdl-pulse") if hasattr(os, "memfd_create") else _unnamed_file()
+            os.ftruncate(descriptor, n_slots * SLOT_BYTES + NEWS_BYTES)
+        self.descriptor = descriptor
         self.memory = mmap(self.descriptor, n_slots * SLOT_BYTES + NEWS_BYTES)
 
     def tell(self, news: Any) -> None:
@@ -118,8 +122,6 @@ def slot_of(descriptor: int, number: int) -> tuple[memoryview, memoryview]:
 
 
 def _unnamed_file() -> int:
-    import tempfile
-
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 

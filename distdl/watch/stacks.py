@@ -5,10 +5,12 @@ The worker's side is `answer`, called once; `ask` and `read` are those of whoeve
 
 import contextlib
 import faulthandler
+import fcntl
 import os
 import re
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +41,12 @@ class Frame:
 def new_file() -> int:
     """For the stacks of one worker, which inherits it."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("distdl-stacks")
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        descriptor = os.memfd_create("distdl-stacks")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)  # it may be emptied for the next time
+    return descriptor
 
 
 def answer(descriptor: int) -> None:

@@ -9,6 +9,7 @@ CPU tensors travel by gloo, CUDA tensors by the device's library: the process gr
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from zlib import crc32
@@ -17,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distdl.comm import interface
 from distdl.comm.world import TIMEOUT, WorldInfo
 from distdl.errors import PeerLost, UserError
 
@@ -151,6 +153,8 @@ def join(info: WorldInfo, backend: str, device: torch.device, timeout: timedelta
     if backend == "nccl" and device.type != "cuda":
         raise UserError("nccl needs CUDA devices", where="dist.backend: nccl", fix="Use dist.backend: auto or gloo.")
     use_nccl = device.type == "cuda" and backend in ("auto", "nccl")
+    for warning in interface.settle(info):
+        print(f"warning: rank {info.rank}: {warning}", file=sys.stderr)
     try:
         with _echoes("rendezvous"):
             dist.init_process_group(

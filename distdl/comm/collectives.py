@@ -9,8 +9,7 @@ CPU tensors travel by gloo, CUDA tensors by the device's library: the process gr
 """
 
 import contextlib
-import os
-import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
@@ -20,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distdl.comm import interface
 from distdl.comm.world import TIMEOUT, WorldInfo
 from distdl.errors import PeerLost, UserError
 from distdl.watch import pulse
@@ -162,6 +162,8 @@ def join(info: WorldInfo, backend: str, device: torch.device, timeout: timedelta
     if backend == "nccl" and device.type != "cuda":
         raise UserError("nccl needs CUDA devices", where="dist.backend: nccl", fix="Use dist.backend: auto or gloo.")
     use_nccl = device.type == "cuda" and backend in ("auto", "nccl")
+    for warning in interface.settle(info):
+        print(f"warning: rank {info.rank}: {warning}", file=sys.stderr)
     try:
         with _echoes("rendezvous"):
             dist.init_process_group(
@@ -192,17 +194,6 @@ def joined(info: WorldInfo, backend: str, device: torch.device) -> Iterator[None
         barrier()
     finally:
         leave()
-
-
-def own_address(info: WorldInfo) -> str:
-    """This host's address on the network that leads to rank 0's, which the rendezvous has named; "" with one host."""
-    master = os.environ.get("MASTER_ADDR", "")
-    if info.world_size == info.local_world_size or not master:
-        return ""
-    family, kind, protocol, _, address = socket.getaddrinfo(master, 1, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.connect(address)  # sends nothing: it asks the kernel for the way
-        return str(probe.getsockname()[0])
 
 
 def leave() -> None:

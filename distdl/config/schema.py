@@ -280,7 +280,7 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = key("auto", "where to compute (auto: the accelerator if there is one)")
     threads: int | None = key(
         None,
-        "CPU threads per worker in operators (default: its share of the cores; 1 with dist.reduction: tree)",
+        "CPU threads per worker in operators (default: OMP_NUM_THREADS, or its share of the cores; 1 with a tree)",
         ge=1,
         free=True,
     )
@@ -360,6 +360,10 @@ class DistConfig(Section):
         "auto",
         "MiB of a gradient bucket (auto: what `distdl bench comm` found for as many workers here, else "
         "and for a tree 25; the run's config.yaml records it)",
+    )
+
+    bind: Literal["auto", "none"] = key(
+        "auto", "auto binds a worker to the cores on the memory node of its GPU, where the system tells it", free=True
     )
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from distdl import __version__
 from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_USER_ERROR, ProcessLost, UserError
+from distdl.run import exhausted
 
 Arguments = argparse.Namespace
 
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     if getattr(arguments, "trust_plugins", False):
         os.environ["DISTDL_TRUST_PLUGINS"] = "1"  # see distdl.run.trust; the workers inherit it
+    exhausted.raise_open_files()
     try:
         return arguments.command(arguments)
     except (UserError, ProcessLost) as error:
@@ -31,6 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough, as in `distdl zoo | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_DONE
+    except OSError as error:
+        mistake = exhausted.as_users_mistake(error)
+        if mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        return EXIT_USER_ERROR
 
 
 # --- train ---

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from distdl.errors import UserError
+from distdl.launch.binding import cores
 from distdl.run.folder import RunFolder
 
 LOOPBACK = "127.0.0.1"
@@ -31,13 +32,6 @@ def local_devices(environment: Mapping[str, str] = os.environ, dev: Path = Path(
             break  # as CUDA does: what follows an invalid entry (-1, NoDevFiles, nothing) is invisible
         n_devices += 1
     return n_devices
-
-
-def cores() -> int:
-    """CPU cores this process may run on, which a batch system may have made fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def check_nproc(nproc: int) -> None:

@@ -27,7 +27,7 @@ from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED,
 from distdl.launch import hangs, plan
 from distdl.launch.output import Output, Screen
 from distdl.launch.signals import Signals
-from distdl.run import failures
+from distdl.run import failures, oom
 from distdl.run.failures import FailureRecord
 from distdl.run.folder import RunFolder
 from distdl.run.lease import Lease
@@ -153,6 +153,7 @@ class Attempt:
     def start(self, command: Sequence[str], nproc: int, lease: Lease | None) -> None:
         """Starts the store and the workers side by side: both begin by importing torch."""
         failures.clear(self._folder)
+        self._kills = oom.count()
         port = self._start_store()
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         for rank in range(nproc):
@@ -258,6 +259,7 @@ class Attempt:
             last_lines=child.output.last_lines,
             step=None if child is self._store else failures.last_logged_step(self._folder),
             attempt=self.number,
+            judged=oom.judge(child.process.pid, self._kills) if child.exit_code == -signal.SIGKILL else None,
         )
         failures.save(self._folder, record)
         return record

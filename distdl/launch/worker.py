@@ -12,7 +12,7 @@ import time
 import traceback
 
 from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, ProcessLost, UserError
-from distdl.run import failures
+from distdl.run import exhausted, failures
 from distdl.run.folder import RunFolder
 from distdl.watch import pulse, stacks
 
@@ -38,6 +38,7 @@ def fence() -> int | None:
 
 def report(error: BaseException, folder: RunFolder | None, rank: int, step: int | None = None) -> int:
     """Records a failure of this worker in the folder, if there is one, or prints it; returns the exit code."""
+    error = exhausted.as_users_mistake(error) or error
     if folder:
         failures.write(folder, rank, step, error, attempt())
     says_all = isinstance(error, UserError | ProcessLost)

@@ -81,7 +81,7 @@ def is_stalled(seen: Sequence[Seen], stall_s: float) -> bool:
         return True
     if any(not each.waits and each.is_late(stall_s) and not each.facts.is_stopped for each in alive):
         return True
-    return bool(alive) and all(each.waits and _has_waited(each, stall_s) for each in alive)
+    return bool(alive) and all(each.waits for each in alive) and any(_has_waited(each, stall_s) for each in alive)
 
 
 def judge(seen: Sequence[Seen], stall_s: float) -> Verdict | None:
@@ -98,10 +98,12 @@ def judge(seen: Sequence[Seen], stall_s: float) -> Verdict | None:
         fewest = min(each.state.n_calls for each in missing)
         missing = [each for each in missing if each.state.n_calls == fewest]
         return _against(missing, *_why_missing(missing[0]), seen)
-    if not alive or not all(each.waits and _has_waited(each, stall_s) for each in alive):
+    if not alive or not all(each.waits for each in alive):
         return None
     if parting := _parting(seen) or _parting_across_groups(seen):
         return _mismatched(parting, seen)
+    if not all(_has_waited(each, stall_s) for each in alive):
+        return None  # one of them came from a phase that may take long
     ended = [each for each in seen if each.has_ended]
     if ended:
         return _against(ended, "ended", "ended, and the others wait for it", seen)
@@ -144,8 +146,8 @@ def _parting(seen: Sequence[Seen]) -> calls.Parting | None:
 
 def _parting_across_groups(seen: Sequence[Seen]) -> calls.Parting | None:
     waited_for = {each.state.waits_in.group for each in seen if each.state.waits_in}
-    if len(waited_for) < 2:
-        return None
+    if len(waited_for) < 2 or any(each.has_moved for each in seen):
+        return None  # what moves may still get there: calls in several groups need not come in one order
     return calls.find_across_groups({each.rank: each.state.calls for each in seen}, len(seen))
 
 

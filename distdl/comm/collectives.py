@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distdl.comm import interface
+from distdl.comm import interface, rendezvous
 from distdl.comm.world import TIMEOUT, WorldInfo
 from distdl.errors import PeerLost, UserError
 from distdl.watch import pulse
@@ -168,12 +168,12 @@ def join(info: WorldInfo, backend: str, device: torch.device, timeout: timedelta
         with _echoes("rendezvous"):
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if use_nccl else "gloo",
-                init_method="env://",
+                **rendezvous.arguments(info, timeout),
                 rank=info.rank,
                 world_size=info.world_size,
                 timeout=timeout,
             )
-    except ValueError as error:  # torch names the missing variable
+    except (ValueError, KeyError) as error:  # torch names the missing variable
         raise UserError(
             str(error), where="environment", fix="Start with `distdl train CONFIG --nproc N` or torchrun."
         ) from error

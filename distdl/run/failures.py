@@ -25,7 +25,6 @@ from distdl.run.folder import RunFolder, write_json
 from distdl.run.oom import Judgement
 
 Kind = Literal["user", "bug", "process_lost", "peer_lost", "signal", "hang", "mismatched"]
-STORE = -1  # the "rank" of the rendezvous store, in a record of its failure
 
 _TAIL_BYTES = 1 << 16
 
@@ -192,7 +191,7 @@ def last_logged_step(folder: RunFolder) -> int | None:
 
 
 def _path(folder: RunFolder, rank: int) -> Path:
-    return folder.failures / ("store.json" if rank == STORE else f"rank-{rank}.json")
+    return folder.failures / f"rank-{rank}.json"
 
 
 def _read(path: Path) -> FailureRecord | None:
@@ -236,7 +235,7 @@ def _reason(record: FailureRecord) -> str:
 
 
 def _who(record: FailureRecord) -> str:
-    return f"{'the rendezvous store' if record.rank == STORE else f'rank {record.rank}'} on {record.host}"
+    return f"rank {record.rank} on {record.host}"
 
 
 def _collapsed(records: Sequence[FailureRecord], several: str, one: str, why: str) -> str:

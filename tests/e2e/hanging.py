@@ -45,6 +45,10 @@ class Faults:
         if is_mine:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def killed_in_slow_steps(self, is_mine):
+        time.sleep(0.15)
+        self.killed(is_mine)
+
     def stopped(self, is_mine):
         if is_mine:
             os.kill(os.getpid(), signal.SIGSTOP)

@@ -6,6 +6,7 @@
 import itertools
 import json
 import os
+import re
 import resource
 import signal
 import time
@@ -27,14 +28,16 @@ def spin():
 
 
 class Faults:
-    def __init__(self, fault):
-        self.fault = fault
+    def __init__(self, fault, network):
+        self.fault, self.network = fault, network
         self.n_forward = 0
 
     def before_forward(self, network, inputs):
         if not network.training:
             return
         self.n_forward += 1
+        if self.n_forward == 1 and "again" in self.fault and Path(self.fault["at"]).exists():
+            Path(self.fault["again"]).write_text(str(time.monotonic()))
         is_due = self.n_forward > self.fault["after"]
         is_mine = is_due and collectives.rank() == self.fault["rank"] and _once(self.fault)
         if is_mine and self.n_forward == self.fault["after"] + 1:
@@ -44,6 +47,21 @@ class Faults:
     def killed(self, is_mine):
         if is_mine:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def works(self, is_mine):
+        until = time.process_time() + self.fault["seconds"] / 3  # workers share few cores
+        while time.process_time() < until:
+            pass
+
+    def all_killed(self, is_mine):
+        if is_mine:
+            children = Path(f"/proc/{os.getppid()}/task/{os.getppid()}/children").read_text().split()
+            for pid in sorted(map(int, children), key=lambda pid: pid == os.getpid()):
+                os.kill(pid, signal.SIGKILL)
+
+    def killed_in_backward(self, is_mine):
+        if is_mine:
+            next(self.network.parameters()).register_hook(lambda gradient: self.killed(True))
 
     def killed_in_slow_steps(self, is_mine):
         time.sleep(0.15)
@@ -136,7 +154,18 @@ def _once(fault):
     return True
 
 
-ELSEWHERE = {"uneven": end_early, "input": stall_input}
+def spin_in_input(fault):
+    real, calls = Filler.fill, itertools.count()
+
+    def hold_the_interpreter(self, *arguments):
+        if int(os.environ["RANK"]) == fault["rank"] and next(calls) >= fault["after"] and _once(fault):
+            re.match(r"(a+)+$", "a" * 60 + "b")  # in C, for ever, and lets nobody else run
+        return real(self, *arguments)
+
+    Filler.fill = hold_the_interpreter
+
+
+ELSEWHERE = {"uneven": end_early, "input": stall_input, "spin_in_input": spin_in_input}
 
 
 def lenet5(**args):
@@ -146,5 +175,5 @@ def lenet5(**args):
         if fault["how"] in ELSEWHERE:
             ELSEWHERE[fault["how"]](fault)
         else:
-            network.register_forward_pre_hook(Faults(fault).before_forward)
+            network.register_forward_pre_hook(Faults(fault, network).before_forward)
     return network

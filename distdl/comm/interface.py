@@ -9,9 +9,7 @@ from collections.abc import Mapping, MutableMapping
 
 from distdl.comm.world import WorldInfo
 from distdl.net import given, netlink
-from distdl.net.choose import Choice, choose, resolve
-
-_ANYWHERE = "198.41.0.4"  # a root name server: nothing is sent there, it only stands for "off this network"
+from distdl.net.choose import ANYWHERE, Choice, choose, resolve
 
 
 def settle(info: WorldInfo, environment: MutableMapping[str, str] = os.environ) -> list[str]:
@@ -42,7 +40,7 @@ def choose_for(info: WorldInfo, master: str, environment: Mapping[str, str]) -> 
     if addresses:
         return choose([str(addresses[0])], environment=environment)
     # torchrun gives the host's name, which /etc/hosts may map to 127.0.1.1 on that host alone.
-    choice = choose([_ANYWHERE], environment=environment)
+    choice = choose([ANYWHERE], environment=environment)
     why = f"MASTER_ADDR={master} is loopback here, though other machines take part"
     choice.warnings.append(f"{why}: {choice.interface} is taken, which leads off this network")
     return choice

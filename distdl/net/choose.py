@@ -19,6 +19,8 @@ from distdl.net import given, netlink
 from distdl.net.given import Given
 from distdl.net.netlink import Address, Destinations, Interface, Route
 
+ANYWHERE = "198.41.0.4"  # a root name server: nothing is sent there, it only stands for "off this network"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:

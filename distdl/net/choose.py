@@ -29,6 +29,7 @@ class Choice:
     reason: str
     rejected: list[tuple[str, str]]  # each other interface, and why not
     warnings: list[str] = field(default_factory=list)
+    is_loopback: bool = False  # also where loopback carries an address that others reach, as some routed networks do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,7 @@ def choose(
             (i.name, verdicts[i.name] or _why_second(i, best, others, ranked)) for i in machine.interfaces if i != best
         ],
         warnings=warnings,
+        is_loopback=best.is_loopback,
     )
 
 
@@ -303,4 +305,5 @@ def _loopback(machine: Machine) -> Choice:
         address="127.0.0.1",
         reason="no other machine takes part",
         rejected=[(i.name, "is not needed on one machine") for i in machine.interfaces if i.name != name],
+        is_loopback=True,
     )

@@ -76,19 +76,19 @@ class Meeting:
             self._store.set(f"{name}/{rank}", json.dumps(value))
             if rank == 0:
                 here = self._collect(name, wait_s)
-                self._store.set(f"{name}/all", json.dumps(sorted(here)))
-            elif not self._comes(f"{name}/all", time.monotonic() + wait_s + _LEAVE_S):
-                raise Unreachable(f"rank 0 did not come within {wait_s:g} s")
+                found = {str(each): json.loads(self._store.get(f"{name}/{each}")) for each in here}
+                self._store.set(f"{name}/all", json.dumps(found))
+            elif self._comes(f"{name}/all", time.monotonic() + wait_s + _LEAVE_S):
+                found = json.loads(self._store.get(f"{name}/all"))
             else:
-                here = json.loads(self._store.get(f"{name}/all"))
-            found = {each: json.loads(self._store.get(f"{name}/{each}")) for each in here}
+                raise Unreachable(f"rank 0 did not come within {wait_s:g} s")
         except RuntimeError as error:
             if isinstance(error, Unreachable):
                 raise
             raise Unreachable(f"the workers' store is gone: {str(error).partition(chr(10))[0]}") from error
-        if rank not in found:
+        if str(rank) not in found:
             raise Unreachable(f"rank {rank} came too late for the others")
-        return [found.get(each) for each in range(self.info.world_size)]
+        return [found.get(str(each)) for each in range(self.info.world_size)]
 
     def _collect(self, name: str, wait_s: float) -> list[int]:
         """The ranks that have come to a round; who has not is not waited for in the next one."""

@@ -194,7 +194,7 @@ class _Between:
 
     def _ask_everywhere(self) -> tuple[Told, Told]:
         """Of each rank: key of a target -> round trip and clock of its answer; own address -> who asked there."""
-        with probe.Responder(self._addresses, self._token) as responder:
+        with probe.Responder(self._addresses, self._token, self._rank) as responder:
             targets = {
                 _key(rank, address): (address, port)
                 for rank, each in enumerate(self._gather(responder.targets))
@@ -202,7 +202,8 @@ class _Between:
                 for address, port in each
             }
             asked = probe.ask_all(targets, self._token, self._rank) if self._speaks else {}
-            answers = self._gather({key: [a.round_trip_s, a.clock_ahead_s] for key, a in asked.items() if a})
+            right = {key: a for key, a in asked.items() if a and key.startswith(_key(a.who, ""))}
+            answers = self._gather({key: [a.round_trip_s, a.clock_ahead_s] for key, a in right.items()})
             heard = self._gather({address: sorted(ranks) for address, ranks in responder.heard.items()})
         return answers, [each or {} for each in heard]
 

@@ -104,6 +104,8 @@ def test_of_two_links_the_one_that_works_both_ways_is_used(tmp_path, monkeypatch
         hosts.ip("alpha", "link add eth1 type veth peer name eth1 netns {beta}")
         for number, name in enumerate(names, 1):
             hosts.ip(name, f"addr add 10.98.0.{number}/24 dev eth1\nlink set eth1 up")
+            hosts.ip(name, "link add docker0 type veth peer name x\naddr add 172.17.0.1/16 dev docker0")
+            hosts.ip(name, "link set docker0 up\nlink set x up")
         hosts.lose("alpha", "eth0", addresses["beta"])
 
         ended = run_everywhere(hosts, addresses, master="10.98.0.1")
@@ -113,6 +115,7 @@ def test_of_two_links_the_one_that_works_both_ways_is_used(tmp_path, monkeypatch
     assert "eth1 (10.98.0.1): the kernel sends to 10.98.0.2 by it, and was found to work both ways  [alpha]" in report
     assert "eth1 (10.98.0.2): the kernel sends to 10.98.0.1 by it, and was found to work both ways  [beta]" in report
     assert "not eth0: is one-way: what beta sends to 10.97.0.1 arrives, but no answer gets back to it" in report
+    assert "not docker0: is not reached by beta at 172.17.0.1" in report  # who asks there asks itself
     assert "both machines reach each other both ways" in report
 
 

@@ -19,7 +19,7 @@ from distdl.errors import UserError
 from distdl.net import choose, probe
 peers, token = json.loads(sys.argv[1]), b"t" * 32
 addresses = [str(address) for _, address in choose.candidates(choose.read_machine())]
-with probe.Responder(addresses, token) as responder:
+with probe.Responder(addresses, token, 0) as responder:
     print(json.dumps(responder.targets), flush=True)
     answered = json.loads(sys.stdin.readline())
     tried = None if answered is None else probe.verdicts(responder.heard, {1: answered}, {1: "peer"})

@@ -189,16 +189,16 @@ def test_the_kernel_says_that_loopback_leads_here():
 
 
 def test_who_has_the_token_gets_an_answer_and_is_remembered():
-    with probe.Responder(["127.0.0.1"], TOKEN) as responder:
+    with probe.Responder(["127.0.0.1"], TOKEN, 7) as responder:
         answer = probe.ask(responder.targets[0], TOKEN, 3)
 
-    assert answer and 0 < answer.round_trip_s < 1
+    assert answer and answer.who == 7 and 0 < answer.round_trip_s < 1
     assert abs(answer.clock_ahead_s) < 0.1
     assert responder.heard == {"127.0.0.1": {3}}
 
 
 def test_who_lacks_the_token_is_not_answered_nor_remembered():
-    with probe.Responder(["127.0.0.1"], TOKEN) as responder:
+    with probe.Responder(["127.0.0.1"], TOKEN, 7) as responder:
         (target,) = responder.targets
         assert probe.ask(target, b"x" * 32, 3, tries=1, wait_s=0.1) is None
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
@@ -211,7 +211,7 @@ def test_who_lacks_the_token_is_not_answered_nor_remembered():
 
 
 def test_a_responder_listens_at_its_address_alone():
-    with probe.Responder(["127.0.0.1"], TOKEN) as responder:
+    with probe.Responder(["127.0.0.1"], TOKEN, 7) as responder:
         port = responder.targets[0][1]
         assert probe.ask(("127.0.0.2", port), TOKEN, 3, tries=1, wait_s=0.1) is None
 

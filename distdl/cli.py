@@ -333,6 +333,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("run", metavar="RUN", help="run folder or name")
     command.add_argument("--step", help="the checkpoint of this step, or 'best' (default: the newest)")
 
+    from distdl.doctor import commands as doctoring
+
+    command = _add(commands, "doctor", doctoring.doctor, "is this machine fit to train on, and are the links to others")
+    doctoring.add_arguments(command)
+
     from distdl.report import commands as reporting
 
     command = _add(commands, "report", reporting.report, "one HTML file about a run, or about several side by side")

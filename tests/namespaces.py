@@ -50,9 +50,9 @@ class Namespaces:
         content = lines.format(**self._names)
         _run("ip", "-n", self._names[host], "-batch", "-", text=content)
 
-    def slow_down(self, host: str, interface: str, rate: str) -> None:
+    def slow_down(self, host: str, interface: str, rate: str, burst: str = "32kb") -> None:
         """What leaves `host` by `interface`."""
-        shape = ["root", "tbf", "rate", rate, "burst", "32kb", "latency", "100ms"]
+        shape = ["root", "tbf", "rate", rate, "burst", burst, "latency", "100ms"]
         _run(*self.command(host, ["tc", "qdisc", "add", "dev", interface, *shape]))
 
     def lose(self, host: str, interface: str, address: str) -> None:

@@ -163,7 +163,8 @@ def join(info: WorldInfo, backend: str, device: torch.device, timeout: timedelta
         raise UserError("nccl needs CUDA devices", where="dist.backend: nccl", fix="Use dist.backend: auto or gloo.")
     use_nccl = device.type == "cuda" and backend in ("auto", "nccl")
     for warning in interface.settle(info):
-        print(f"warning: rank {info.rank}: {warning}", file=sys.stderr)
+        if info.local_rank == 0:
+            print(f"warning: {info.host}: {warning}", file=sys.stderr)
     try:
         with _echoes("rendezvous"):
             dist.init_process_group(

@@ -8,10 +8,11 @@ import os
 from collections.abc import Mapping, MutableMapping
 
 from distdl.comm.world import WorldInfo
+from distdl.errors import UserError
 from distdl.net import given, netlink
-from distdl.net.choose import Choice, choose, resolve
+from distdl.net.choose import ANYWHERE, Choice, choose, resolve
 
-_ANYWHERE = "198.41.0.4"  # a root name server: nothing is sent there, it only stands for "off this network"
+_LEFT = "the network interface is left to gloo and NCCL"
 
 
 def settle(info: WorldInfo, environment: MutableMapping[str, str] = os.environ) -> list[str]:
@@ -26,9 +27,16 @@ def settle(info: WorldInfo, environment: MutableMapping[str, str] = os.environ) 
     try:
         choice = choose_for(info, master, environment)
     except OSError as error:
-        return [f"the network interface is left to gloo and NCCL: the kernel does not tell about its own ({error})"]
+        return [f"{_LEFT}: the kernel does not tell about its own ({error})"]
+    except UserError as error:
+        if any(netlink.route_to(address) for address in resolve(master)):
+            return [f"{_LEFT}: {error.what}"]  # packets do get there, in a way that was not thought of here
+        raise
+    is_at_home = choice.address == "127.0.0.1"
+    if choice.is_loopback and not is_at_home:
+        return [f"{_LEFT}: {choice.address} belongs to {choice.interface}, by whose name it can't be told to them"]
     wanted = given.to_set(choice.interface, environment)
-    if choice.address == "127.0.0.1":
+    if is_at_home:
         wanted.pop(given.NCCL, None)
     environment.update(wanted)
     return choice.warnings
@@ -42,7 +50,7 @@ def choose_for(info: WorldInfo, master: str, environment: Mapping[str, str]) -> 
     if addresses:
         return choose([str(addresses[0])], environment=environment)
     # torchrun gives the host's name, which /etc/hosts may map to 127.0.1.1 on that host alone.
-    choice = choose([_ANYWHERE], environment=environment)
+    choice = choose([ANYWHERE], environment=environment)
     why = f"MASTER_ADDR={master} is loopback here, though other machines take part"
     choice.warnings.append(f"{why}: {choice.interface} is taken, which leads off this network")
     return choice

@@ -19,6 +19,8 @@ from distdl.net import given, netlink
 from distdl.net.given import Given
 from distdl.net.netlink import Address, Destinations, Interface, Route
 
+ANYWHERE = "198.41.0.4"  # a root name server: nothing is sent there, it only stands for "off this network"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
@@ -27,6 +29,7 @@ class Choice:
     reason: str
     rejected: list[tuple[str, str]]  # each other interface, and why not
     warnings: list[str] = field(default_factory=list)
+    is_loopback: bool = False  # also where loopback carries an address that others reach, as some routed networks do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +87,7 @@ def choose(
             (i.name, verdicts[i.name] or _why_second(i, best, others, ranked)) for i in machine.interfaces if i != best
         ],
         warnings=warnings,
+        is_loopback=best.is_loopback,
     )
 
 
@@ -217,7 +221,7 @@ def _likeness_to_route(interface: Interface, others: Sequence[_Place], own: Sequ
 def _allowed(
     set_by_user: Sequence[Given], ranked: list[Interface], machine: Machine
 ) -> tuple[list[Interface], list[str]]:
-    """Those of `ranked` that the environment allows, or what it says even where nothing speaks for it."""
+    """Those of `ranked` that the environment allows, or what it says of gloo even where nothing speaks for it."""
     allowed, warnings = ranked, []
     for each in set_by_user:
         if not each.allowed:
@@ -225,16 +229,19 @@ def _allowed(
             warnings.append(f"{each.shown} names no interface of this machine, which has {here}")
             continue
         kept = [i for i in allowed if i.name in each.allowed]
-        if kept:
+        named = [i for i in machine.interfaces if i.name in each.allowed]
+        if each.variable == given.NCCL:  # its own network may be another one than the master's, as ib0's is
+            if not any(i.is_up and i.has_carrier and i.addresses for i in named):
+                warnings.append(f"{each.shown} names nothing that is up and has a carrier and an address")
+            allowed = kept or allowed
+        elif kept:
             if kept[0] != allowed[0]:
                 warnings.append(f"{each.shown}: without it, it would be {allowed[0].name}, which the kernel prefers")
             allowed = kept
-        elif each is set_by_user[0]:
-            allowed = [i for i in machine.interfaces if i.name in each.allowed and i.addresses]
+        else:
+            allowed = [i for i in named if i.addresses]
             better = f"; {ranked[0].name} does" if ranked else ""
             warnings.append(f"{each.shown} does not lead to the other workers, as far as the kernel knows{better}")
-        else:
-            warnings.append(f"{each.shown} contradicts {set_by_user[0].shown}")
     return allowed, warnings
 
 
@@ -301,4 +308,5 @@ def _loopback(machine: Machine) -> Choice:
         address="127.0.0.1",
         reason="no other machine takes part",
         rejected=[(i.name, "is not needed on one machine") for i in machine.interfaces if i.name != name],
+        is_loopback=True,
     )

@@ -1,6 +1,6 @@
 """Does it work both ways between two addresses, how long does it take, and how far apart are the clocks: by datagrams.
 
-    ask() --question: nonce, who asks--> Responder (bound to that one address) --answer: nonce, its clock--> ask()
+    ask() --question: nonce, who asks--> Responder (bound to that one address) --answer: nonce, who, its clock--> ask()
 
 Both are signed with the job's token (HMAC-SHA256), and one that is not is dropped without an answer. An answer is no
 longer than its question, so that nobody can use a responder to flood somebody else. A responder remembers whom it has
@@ -20,7 +20,7 @@ from types import TracebackType
 
 TOKEN_BYTES = 32
 _QUESTION, _ANSWER = b"distdl?1", b"distdl!1"
-_BODY = struct.Struct("=8s16sIQ")  # which of the two, nonce, who asks (its rank), nanoseconds of the clock
+_BODY = struct.Struct("=8s16sIQ")  # which of the two, nonce, who sends it (its rank), nanoseconds of the clock
 _SIGNATURE_BYTES = 32
 _LENGTH = _BODY.size + _SIGNATURE_BYTES
 _TRIES, _WAIT_S = 3, 0.4
@@ -30,6 +30,7 @@ Target = tuple[str, int]  # address, port
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
+    who: int  # answers: two machines may have the same address, as on docker0, and then it is one's own
     round_trip_s: float
     clock_ahead_s: float  # of the other's clock, give or take half of the round trip
 
@@ -37,9 +38,9 @@ class Answer:
 class Responder:
     """Answers the questions that come to these addresses of this machine, one port each, until it is closed."""
 
-    def __init__(self, addresses: Sequence[str], token: bytes) -> None:
+    def __init__(self, addresses: Sequence[str], token: bytes, who: int) -> None:
         self.heard: dict[str, set[int]] = {address: set() for address in addresses}  # own address -> who asked there
-        self._token = token
+        self._token, self._who = token, who
         self._sockets: list[socket.socket] = []
         self._addresses: dict[socket.socket, str] = {}
         self._wake, self._waker = socket.socketpair()
@@ -81,9 +82,9 @@ class Responder:
             content, sender = listening.recvfrom(_LENGTH + 1)
             question = _opened(content, self._token, _QUESTION)
             if question is not None:
-                nonce, who, _ = question
-                self.heard[self._addresses[listening]].add(who)
-                listening.sendto(_signed(_ANSWER, nonce, who, self._token), sender)
+                nonce, asker, _ = question
+                self.heard[self._addresses[listening]].add(asker)
+                listening.sendto(_signed(_ANSWER, nonce, self._who, self._token), sender)
         except OSError:  # an answer that can't be sent is one that does not arrive
             return
 
@@ -158,8 +159,10 @@ def _ask_once(asking: socket.socket, token: bytes, who: int, wait_s: float) -> A
             asking.settimeout(left_s)
             opened = _opened(asking.recv(_LENGTH + 1), token, _ANSWER)
             if opened is not None and opened[0] == nonce:
+                _, who, clock_ns = opened
                 round_trip_s = time.perf_counter() - began
-                return Answer(round_trip_s=round_trip_s, clock_ahead_s=opened[2] / 1e9 - (began_at + round_trip_s / 2))
+                ahead_s = clock_ns / 1e9 - (began_at + round_trip_s / 2)
+                return Answer(who=who, round_trip_s=round_trip_s, clock_ahead_s=ahead_s)
     except TimeoutError:
         pass
     return None
@@ -171,7 +174,7 @@ def _signed(kind: bytes, nonce: bytes, who: int, token: bytes) -> bytes:
 
 
 def _opened(content: bytes, token: bytes, kind: bytes) -> tuple[bytes, int, int] | None:
-    """Nonce, who asks and clock; None unless it is of this kind and signed with the token."""
+    """Nonce, who sends it and its clock; None unless it is of this kind and signed with the token."""
     if len(content) != _LENGTH:
         return None
     body, signature = content[: _BODY.size], content[_BODY.size :]

@@ -1,7 +1,7 @@
 """How many bits a second come from one machine to another, by one TCP connection.
 
-The receiver listens on one address alone and takes the first connection that knows the job's token. After its seconds
-it just closes, so that a slow link is not waited for until all is through that the sender has written.
+The receiver listens on one address alone and takes the first connection that knows the job's token. When it has seen
+enough it just closes, so that a slow link is not waited for until all is through that the sender has written.
 """
 
 import hmac
@@ -16,6 +16,7 @@ _CHALLENGE_BYTES = 16
 _CHUNK_BYTES = 1 << 18
 _SEND_BUFFER_BYTES = 1 << 22
 _START = 0.25  # of the time, in which TCP finds its pace: not counted
+_ENOUGH_BYTES, _LONGER = 1 << 22, 3.0  # fewer say little: then it takes up to three times as long
 _CONNECT_S = 3.0
 
 
@@ -35,7 +36,7 @@ class Receiver:
         self._listening.close()
 
     def bits_per_s(self, seconds: float, wait_s: float = _CONNECT_S) -> float | None:
-        """What comes in that time from the first byte on; None if nobody with the token has connected."""
+        """What comes in that time, or a little longer if it is little; None if nobody with the token has connected."""
         until = time.perf_counter() + wait_s
         while (left_s := until - time.perf_counter()) > 0:
             self._listening.settimeout(left_s)
@@ -56,8 +57,9 @@ def send(target: Target, token: bytes, seconds: float) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         challenge = _exactly(connection, _CHALLENGE_BYTES)
         connection.sendall(hmac.digest(token, challenge, "sha256"))
-        until, zeros = time.perf_counter() + seconds + _CONNECT_S, bytes(_CHUNK_BYTES)
-        connection.settimeout(seconds + _CONNECT_S)
+        longest_s = _LONGER * seconds + _CONNECT_S
+        until, zeros = time.perf_counter() + longest_s, bytes(_CHUNK_BYTES)
+        connection.settimeout(longest_s)
         try:
             while time.perf_counter() < until:
                 connection.send(zeros)
@@ -75,20 +77,21 @@ def _count(connection: socket.socket, seconds: float) -> float:
     """Bytes a second, without the start."""
     buffer = bytearray(_CHUNK_BYTES)
     connection.settimeout(seconds)
-    began = counted_from = now = time.perf_counter()
-    n_bytes = 0
-    while (now := time.perf_counter()) < began + seconds:
+    began = time.perf_counter()
+    counted_from, last, n_bytes = None, began, 0
+    while last < began + seconds or (n_bytes < _ENOUGH_BYTES and last < began + _LONGER * seconds):
         try:
             n_received = connection.recv_into(buffer)
         except TimeoutError:
-            continue
+            break
+        last = time.perf_counter()
         if not n_received:
             break
-        if counted_from == began and time.perf_counter() > began + _START * seconds:
-            counted_from, n_bytes = time.perf_counter(), 0
-            continue
-        n_bytes += n_received
-    return n_bytes / max(now - counted_from, 1e-9)
+        if counted_from is not None:
+            n_bytes += n_received
+        elif last > began + _START * seconds:
+            counted_from = last
+    return n_bytes / (last - counted_from) if counted_from is not None and last > counted_from else 0.0
 
 
 def _exactly(connection: socket.socket, n_bytes: int) -> bytes:

@@ -19,7 +19,7 @@ from distdl.errors import UserError
 from distdl.net import choose, probe
 peers, token = json.loads(sys.argv[1]), b"t" * 32
 addresses = [str(address) for _, address in choose.candidates(choose.read_machine())]
-with probe.Responder(addresses, token) as responder:
+with probe.Responder(addresses, token, 0) as responder:
     print(json.dumps(responder.targets), flush=True)
     answered = json.loads(sys.stdin.readline())
     tried = None if answered is None else probe.verdicts(responder.heard, {1: answered}, {1: "peer"})
@@ -214,8 +214,8 @@ CASES = {
     "the user says so": Case(
         **BOTH,
         interface="eth1",
-        environment={"NCCL_SOCKET_IFNAME": "^lo,eth0"},
-        warning="NCCL_SOCKET_IFNAME=^lo,eth0 does not lead to the other workers, as far as the kernel knows; eth0 does",
+        environment={"GLOO_SOCKET_IFNAME": "eth1"},
+        warning="GLOO_SOCKET_IFNAME=eth1 does not lead to the other workers, as far as the kernel knows; eth0 does",
     ),
     "no way": Case(
         me=bridge("docker0", "172.17.0.1/16") + "link add eth0 type veth peer name x", peer="", interface=None

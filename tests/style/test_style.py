@@ -32,6 +32,7 @@ LAYERS = [
     "trainer",
     "inference",
     "bench",
+    "doctor",
     "report",
     "api",
     "cli",
@@ -119,6 +120,7 @@ def test_what_starts_workers_and_reads_configs_does_not_import_torch(path):
         ["train", "configs/mnist/lenet.yaml", "--nproc", "2"],
         ["runs"],
         ["bench", "comm", "--ops", "all_redcue", "--nproc", "2"],
+        ["doctor", "--hosts", "a,,b"],
     ],
     ids=" ".join,
 )

@@ -1,5 +1,6 @@
 """What a worker tells gloo and NCCL of the network interface before it joins the others."""
 
+import dataclasses
 import ipaddress
 
 import pytest
@@ -31,6 +32,8 @@ def machine(monkeypatch):
     made = Machine(interfaces=[lo, eth0], destinations=[everywhere], route_to=route_to)
     monkeypatch.setattr(choosing, "read_machine", lambda: made)
     monkeypatch.setattr(interface.netlink, "is_available", lambda: True)
+    monkeypatch.setattr(interface.netlink, "route_to", route_to)
+    return made
 
 
 def settled(info: WorldInfo, **environment: str) -> tuple[dict[str, str], list[str]]:
@@ -67,6 +70,19 @@ def test_a_master_that_is_loopback_to_itself_alone_is_not_believed():
         "MASTER_ADDR=127.0.1.1 is loopback here, though other machines take part: "
         "eth0 is taken, which leads off this network"
     ]
+
+
+def test_an_address_of_loopback_that_others_reach_is_left_to_the_libraries(monkeypatch, machine):
+    """As in networks that are routed down to the host: eth0 has no address, and lo has the host's."""
+    lo = dataclasses.replace(machine.interfaces[0], addresses=(*machine.interfaces[0].addresses, MINE))
+    eth0 = dataclasses.replace(machine.interfaces[1], addresses=())
+    monkeypatch.setattr(choosing, "read_machine", lambda: dataclasses.replace(machine, interfaces=[lo, eth0]))
+
+    for master, why in (("10.1.0.9", "no interface leads to 10.1.0.9"), ("10.1.0.1", "10.1.0.1 belongs to lo")):
+        told, warnings = settled(TWO_MACHINES, MASTER_ADDR=master)
+
+        assert told == {"MASTER_ADDR": master}
+        assert warnings[0].startswith(f"the network interface is left to gloo and NCCL: {why}")
 
 
 def test_one_worker_needs_nothing():

@@ -159,13 +159,28 @@ def test_the_user_wins_over_the_route_and_is_told_what_speaks_against_it():
     assert "GLOO_SOCKET_IFNAME=eth1 does not lead to the other workers" in choice.warnings[0]
 
 
-def test_variables_that_contradict_each_other_are_told():
-    says = {given.GLOO: "eth0", given.NCCL: "=eth1"}
+def test_nccl_may_have_a_network_of_its_own():
+    for says in ({given.NCCL: "=eth1"}, {given.NCCL: "=eth1", given.GLOO: "eth0"}):
+        choice = choose(["10.1.0.9"], environment=says, machine=machine(ETH0, ETH1))
 
-    choice = choose(["10.1.0.9"], environment=says, machine=machine(ETH0, ETH1))
+        assert (choice.interface, choice.warnings) == ("eth0", [])
+
+
+def test_of_several_ways_gloo_follows_what_is_said_of_nccl():
+    wide = interface("eth1", "10.1.0.2/8")
+
+    choice = choose(["10.1.0.9"], environment={given.NCCL: "^eth0"}, machine=machine(ETH0, wide))
+
+    assert choice.interface == "eth1"
+
+
+def test_nccl_told_to_use_what_is_down_is_worth_a_warning():
+    down = interface("ib0", "10.3.0.1/24", is_up=False)
+
+    choice = choose(["10.1.0.9"], environment={given.NCCL: "ib"}, machine=machine(ETH0, down))
 
     assert choice.interface == "eth0"
-    assert choice.warnings == ["NCCL_SOCKET_IFNAME==eth1 contradicts GLOO_SOCKET_IFNAME=eth0"]
+    assert choice.warnings == ["NCCL_SOCKET_IFNAME=ib names nothing that is up and has a carrier and an address"]
 
 
 def test_a_variable_that_names_nothing_is_told_and_the_route_counts():
@@ -189,16 +204,16 @@ def test_the_kernel_says_that_loopback_leads_here():
 
 
 def test_who_has_the_token_gets_an_answer_and_is_remembered():
-    with probe.Responder(["127.0.0.1"], TOKEN) as responder:
+    with probe.Responder(["127.0.0.1"], TOKEN, 7) as responder:
         answer = probe.ask(responder.targets[0], TOKEN, 3)
 
-    assert answer and 0 < answer.round_trip_s < 1
+    assert answer and answer.who == 7 and 0 < answer.round_trip_s < 1
     assert abs(answer.clock_ahead_s) < 0.1
     assert responder.heard == {"127.0.0.1": {3}}
 
 
 def test_who_lacks_the_token_is_not_answered_nor_remembered():
-    with probe.Responder(["127.0.0.1"], TOKEN) as responder:
+    with probe.Responder(["127.0.0.1"], TOKEN, 7) as responder:
         (target,) = responder.targets
         assert probe.ask(target, b"x" * 32, 3, tries=1, wait_s=0.1) is None
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
@@ -211,7 +226,7 @@ def test_who_lacks_the_token_is_not_answered_nor_remembered():
 
 
 def test_a_responder_listens_at_its_address_alone():
-    with probe.Responder(["127.0.0.1"], TOKEN) as responder:
+    with probe.Responder(["127.0.0.1"], TOKEN, 7) as responder:
         port = responder.targets[0][1]
         assert probe.ask(("127.0.0.2", port), TOKEN, 3, tries=1, wait_s=0.1) is None
 

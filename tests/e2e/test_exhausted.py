@@ -25,8 +25,8 @@ def with_open_files(soft: int, hard: int) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(
     ("n_files", "changes"),
-    [(20, {}), (32, {}), (44, PROCESSES)],
-    ids=["of the launcher", "of a worker", "of a worker with loader processes"],
+    [(13, {}), (20, {}), (32, {}), (44, PROCESSES)],
+    ids=["of the launcher", "of workers that join each other", "of a worker", "of a worker with loader processes"],
 )
 def test_too_few_open_files(place, n_files, changes):
     launcher = with_open_files(n_files, n_files)

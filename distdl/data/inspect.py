@@ -32,6 +32,7 @@ from distdl.data.remote import listing, places
 from distdl.data.remote.patience import NoSuchFile, RemoteFile
 from distdl.data.remote.places import Shards
 from distdl.errors import UserError
+from distdl.launch.binding import cores
 from distdl.track.progress import Advance, progress
 
 LABEL = "cls"
@@ -106,7 +107,7 @@ def verify(path: Shards, index_folder: str | Path | None = None) -> Report:
     began, report = time.perf_counter(), Report(places.shown(path), _index_again(local, index_folder))
     with (
         TemporaryDirectory() as temporary,
-        ThreadPoolExecutor(max(_FETCHERS, len(os.sched_getaffinity(0)))) as pool,
+        ThreadPoolExecutor(max(_FETCHERS, cores())) as pool,
     ):
         if local is not None:
             found, classes, n_listed = _on_disk(local, index_folder, report)

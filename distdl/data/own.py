@@ -20,6 +20,7 @@ from distdl import registry
 from distdl.config.sources import SourceConfig
 from distdl.data.samples import BadSample, Example, Pixels
 from distdl.errors import UserError
+from distdl.run import exhausted
 
 _READY_MODES = ("L", "RGB")  # of PIL: one byte a channel, and nothing to look up
 
@@ -83,7 +84,12 @@ class OwnDataset:
 
 
 def given_up(error: Exception, source: str, key: str, by: str = "") -> BadSample:
-    """The sample for which code of one's own raised this; `by`: what it is called, if it is not the source itself."""
+    """The sample for which code of one's own raised this; `by`: what it is called, if it is not the source itself.
+
+    Raises the error if memory or descriptors ran out: that says nothing about the sample.
+    """
+    if exhausted.of_error(error):
+        raise error
     inside = error.__traceback__ and error.__traceback__.tb_next  # below the call
     text = "".join(traceback.format_exception(type(error), error, inside)) if inside else ""
     return BadSample(source, key, "", f"{by}{type(error).__name__}: {error}", own_code=True, traceback=text)
@@ -136,6 +142,8 @@ def image_of(image: Any, source: str, key: str, component: str = "") -> bytes | 
             image = image.convert("RGB")
         pixels = np.asarray(image)
     except Exception as error:
+        if exhausted.of_error(error):
+            raise
         raise BadSample(source, key, component, f"{type(error).__name__}: {error}") from error
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]

@@ -5,7 +5,6 @@ one by one while they are written. All splits appear together, when the last one
 are kept (corpus/unfinished.py), and the same command goes on after them, to the same bytes as if nothing had happened.
 """
 
-import os
 import time
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ from distdl.data.packing.table import table
 from distdl.data.packing.tiny_imagenet import tiny_imagenet
 from distdl.data.packing.write import How, Say, write_split
 from distdl.errors import UserError, did_you_mean
+from distdl.launch.binding import cores
 from distdl.registry import call_with_args
 
 KINDS: dict[str, Kind] = {
@@ -72,7 +72,7 @@ def pack(
             shard_bytes=shard_bytes,
             shard_samples=shard_samples,
             smaller=smaller,
-            workers=workers or len(os.sched_getaffinity(0)),
+            workers=workers or cores(),
         )
         going.begin(_recipe(src, how, options, corpus))
         for note in corpus.notes:

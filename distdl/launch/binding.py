@@ -107,7 +107,7 @@ def too_few(n_local_workers: int, n_threads: int, n_loading: int) -> str | None:
     else:
         fix = f"--nproc {max(1, int(n_local_workers * mine))}"
     return (
-        f"warning: data.workers: {n_loading} that decode and {n_threads} threads that compute, for each of "
+        f"warning: {n_loading} to decode (data.workers) and {n_threads} to compute (train.threads) for each of "
         f"{n_local_workers} workers, on {n_local_workers * mine:g} cores; set {fix}, or ask for more cores"
     )
 

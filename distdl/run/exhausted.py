@@ -78,6 +78,8 @@ def _found(error: BaseException) -> tuple[Shortage, BaseException] | None:
             return describe("memory"), each
         if isinstance(each, OSError) and each.errno in _BY_ERRNO:
             return describe(_BY_ERRNO[each.errno]), each
+        if isinstance(each, OSError) and each.errno == errno.ENOSPC and each.filename is None and _is_full():
+            return describe("shared memory"), each  # semaphores are files there that nobody names
         if not isinstance(each, UserError) and (shortage := of_lines([_text(each)])):
             return shortage, each
     return None
@@ -151,6 +153,13 @@ def shared_memory(path: str = SHARED_MEMORY) -> str:
         return f"{path}: {error.strerror}"
     size, free = (n_blocks * of_system.f_frsize for n_blocks in (of_system.f_blocks, of_system.f_bavail))
     return f"{path} has {mib(size)}, {mib(free)} of them free"
+
+
+def _is_full(path: str = SHARED_MEMORY) -> bool:
+    try:
+        return os.statvfs(path).f_bavail == 0
+    except OSError:
+        return False
 
 
 def raise_open_files(reserve: int = _RESERVE) -> None:

@@ -298,7 +298,7 @@ def _describe(
     threads, threads_by = setup.n_threads(config.train, world, is_tree=run.reduction.is_tree)
     computing = threads if run.device.type == "cpu" else 1
     tight = binding.too_few(world.local_world_size, computing, loaders.n_loading(config, world))
-    say_more(f"rank 0: {threads} threads ({threads_by}), {bound}")
+    say_more(f"rank 0: {threads} thread{'s' * (threads > 1)} ({threads_by}), {bound}")
     mine = {
         "host": run.world.host,
         "device": torch.cuda.get_device_name() if run.device.type == "cuda" else run.device.type,

@@ -3,8 +3,8 @@
 A config names one as `faulty:lenet5`; the environment variable FAULT says as JSON what happens:
 {"rank": 1, "where": "train", "nth": 5, "kill": "self", "once": "/path"}. `where` is train or eval (the nth forward of
 that kind), or fsync, rename or replaced (the nth such call of the thread that saves; "renamed": just after it).
-`kill`: self, rank0, supervisor or all; or nan, which kills nobody and spoils the input. `once`: a file that is made
-before, so that it happens only once.
+`kill`: self, rank0, supervisor or all; nan, which kills nobody and spoils the input; nothing; or what is used up
+(memory, semaphore, pages). `once`: a file that is made before, so that it happens only once.
 """
 
 import json
@@ -13,6 +13,8 @@ import os
 import signal
 import threading
 from pathlib import Path
+
+import hungry
 
 from distdl import models
 
@@ -43,8 +45,12 @@ def _arm(network, fault, pids):
         _calls[where] = _calls.get(where, 0) + 1
         if where == fault["where"] and _calls[where] == fault["nth"]:
             Path(fault["once"]).touch()
-            if fault["kill"] == "nan":
-                return True
+            if fault["kill"] in ("nan", "nothing"):
+                return fault["kill"] == "nan"
+            if fault["kill"] == "memory":
+                hungry.eat(fault["once"])
+            if fault["kill"] in ("semaphore", "pages"):
+                hungry.fill_shared_memory(fault["kill"])
             _strike(fault["kill"], pids)
         return False
 

@@ -53,8 +53,8 @@ def test_a_run_without_a_lease_has_no_fence():
 def test_the_cores_are_shared_among_the_workers(monkeypatch):
     monkeypatch.setattr(plan, "cores", lambda: 10)
 
-    assert environment(nproc=4)["OMP_NUM_THREADS"] == "2"
-    assert environment(nproc=16)["OMP_NUM_THREADS"] == "1"
+    assert environment(places=range(4))["OMP_NUM_THREADS"] == "2"
+    assert environment(places=range(16))["OMP_NUM_THREADS"] == "1"
 
 
 def test_what_the_user_has_set_is_kept():

@@ -51,10 +51,15 @@ def answer(descriptor: int) -> None:
     faulthandler.register(SIGNAL, file=descriptor, all_threads=True)
 
 
-def ask(pid: int) -> bool:
-    """Whether the process was asked; it has to have said that it answers, for the signal would end it otherwise."""
+def ask(pid: int, descriptor: int) -> bool:
+    """Whether the process was asked; it has to have said that it answers, for the signal would end it otherwise.
+
+    What it answered before is forgotten.
+    """
     if sys.platform == "linux" and not facts.catches(pid, SIGNAL):
         return False
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)  # for the worker as well: they share the place
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, SIGNAL)
         if facts.of(pid).is_stopped:
@@ -87,6 +92,7 @@ def main_thread(text: str, thread: int) -> list[Frame]:
     for line in text.splitlines():
         if not line.startswith(" "):
             inside = f"{thread:#018x}" in line or f"{thread:#x}" in line
+            frames = [] if inside else frames  # of two answers the last
         elif inside and (match := _FRAME.match(line)):
             frames.append(Frame(match["file"], int(match["line"]), match["function"]))
     return frames
@@ -94,7 +100,7 @@ def main_thread(text: str, thread: int) -> list[Frame]:
 
 def without_libraries(frames: list[Frame]) -> list[Frame]:
     """Only the innermost frames may be those of libraries."""
-    own = next((number for number, frame in enumerate(frames) if not _LIBRARIES.search(frame.file)), 0)
+    own = next((number for number, frame in enumerate(frames) if not _LIBRARIES.search(frame.file)), len(frames))
     return frames[:own] + [frame for frame in frames[own:] if not _LIBRARIES.search(frame.file)]
 
 

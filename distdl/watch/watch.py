@@ -23,6 +23,7 @@ _OF_LATE = 0.6  # of the stall budget: what was done within it counts as done of
 _BUSY = 0.3  # of a processor
 _FEW_BYTES = 1 << 16  # other threads of a worker may read and write a little
 _MOST_FRAMES = 12
+_ASK_AGAIN = 0.1  # of the stall budget: after workers were asked for their stacks and none of them was missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Watch:
         self._stacks = [stacks.new_file() for _ in range(n)]
         self._samples: list[deque[Sample]] = [deque() for _ in range(n)]
         self._last_look = time.monotonic()
-        self._blind_until = 0.0
+        self._blind_until = self._ask_again_at = 0.0
         for number in range(n):
             pulse.prepare(self._board.slot(number))
 
@@ -69,10 +70,11 @@ class Watch:
             self._blind_until = now + self.stall_s
         self._last_look = now
         seen = [self._seen(number, pid, has_ended, now) for number, (pid, has_ended) in enumerate(zip(pids, ended))]
-        if now < self._blind_until or not judge.is_stalled(seen, self.stall_s):
+        if now < max(self._blind_until, self._ask_again_at) or not judge.is_stalled(seen, self.stall_s):
             return None
         texts = self._ask(seen)
         verdict = judge.judge([self._with_stack(each, texts) for each in seen], self.stall_s)
+        self._ask_again_at = now + max(1.0, _ASK_AGAIN * self.stall_s)
         return (verdict, texts) if verdict else None
 
     def parting(self) -> Parting | None:
@@ -117,7 +119,7 @@ class Watch:
         asked = {
             each.rank: self._stacks[number]
             for number, each in enumerate(seen)
-            if each.state.attached and not each.has_ended and stacks.ask(each.state.pid)
+            if each.state.attached and not each.has_ended and stacks.ask(each.state.pid, self._stacks[number])
         }
         return stacks.collect(asked)
 

@@ -46,8 +46,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 STALL_S = 30.0
 NETWORKS = {  # image, rows, steps in a round, rounds
-    "lenet5": ((32, 32, 1), 64, 20, 100),
-    "resnet18": ((64, 64, 3), 16, 5, 40),
+    "lenet5": ((32, 32, 1), 64, 10, 300),
+    "resnet18": ((64, 64, 3), 16, 2, 150),
 }
 WARM_UP = 3  # rounds
 
@@ -108,8 +108,8 @@ class Counting:
         return getattr(self._mine, name)
 
 
-def microseconds(mine: pulse.Pulse, n: int = 10_000) -> dict[str, float]:
-    """Of each call, the best of five series; a wait has its end in it."""
+def microseconds(mine: pulse.Pulse, n: int = 500) -> dict[str, float]:
+    """Of each call, the best of some series that are too short to be interrupted; a wait has its end in it."""
     call = "all_reduce of [61706] torch.float32 (gradient bucket 0)"
     told = {
         "enter": lambda: mine.enter("forward"),
@@ -119,7 +119,7 @@ def microseconds(mine: pulse.Pulse, n: int = 10_000) -> dict[str, float]:
         "wait and go_on": lambda: (mine.wait(), mine.go_on()),
         "nothing, to compare": lambda: pulse.Silent.beat(None),  # type: ignore[arg-type]
     }
-    return {name: round(1e6 * min(timeit.repeat(what, number=n)) / n, 3) for name, what in told.items()}
+    return {name: round(1e6 * min(timeit.repeat(what, number=n, repeat=50)) / n, 3) for name, what in told.items()}
 
 
 # --- and who watches it ---
@@ -192,7 +192,7 @@ def environment(rank: int, n_workers: int, port: int) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", default="lenet5:1,lenet5:2,resnet18:2", help="network:workers, ...")
-    parser.add_argument("--rounds", type=int, help="(default: 100 of LeNet-5, 40 of ResNet-18)")
+    parser.add_argument("--rounds", type=int, help="(default: 300 of LeNet-5, 150 of ResNet-18)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/watch/overhead.json", help="raw times")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

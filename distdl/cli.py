@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from distdl import __version__
 from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_USER_ERROR, ProcessLost, UserError
+from distdl.run import exhausted
 
 Arguments = argparse.Namespace
 
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     if getattr(arguments, "trust_plugins", False):
         os.environ["DISTDL_TRUST_PLUGINS"] = "1"  # see distdl.run.trust; the workers inherit it
+    exhausted.raise_open_files()
     try:
         return arguments.command(arguments)
     except (UserError, ProcessLost) as error:
@@ -31,6 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough, as in `distdl zoo | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_DONE
+    except OSError as error:
+        mistake = exhausted.as_users_mistake(error)
+        if mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        return EXIT_USER_ERROR
 
 
 # --- train ---
@@ -41,6 +49,7 @@ def train(arguments: Arguments) -> int:
     from distdl.comm.world import WorldInfo, detect
     from distdl.config import load
     from distdl.launch import worker
+    from distdl.launch.plan import check_number_of_workers
     from distdl.run import trust
     from distdl.run.folder import RunFolder, runs_root
     from distdl.run.open import open_run
@@ -55,6 +64,8 @@ def train(arguments: Arguments) -> int:
         raise UserError("whose weights?", where="command line --weights-only", fix="Add --from RUN.")
     if arguments.max_restarts < 0:
         raise UserError(f"{arguments.max_restarts} is less than none", where="command line --max-restarts")
+    if world is not None:
+        check_number_of_workers(world.world_size, arguments.min_workers, arguments.max_workers)
     if arguments.profile:
         Profile.parse(arguments.profile)
     config = load(arguments.config, _overrides(arguments)).config
@@ -70,7 +81,7 @@ def train(arguments: Arguments) -> int:
         opened = open_run(path, config, resume=arguments.resume, per_node=nproc)
         for change in opened.changes:
             print(f"changed since this run was started: {change}")
-        if nproc > 1 or arguments.nproc:
+        if nproc > 1 or arguments.nproc or arguments.max_workers:
             from distdl.launch.local import train_locally
 
             return train_locally(
@@ -79,6 +90,7 @@ def train(arguments: Arguments) -> int:
                 opened.folder,
                 opened.lease,
                 max_restarts=arguments.max_restarts,
+                min_workers=arguments.min_workers,
                 stop_signals=config.train.stop_signals,
                 stall_s=config.dist.stall_s,
             )
@@ -89,13 +101,14 @@ def train(arguments: Arguments) -> int:
 
 
 def _work(arguments: Arguments, config: Any, world: Any, path: Path, opened: Any, fence: int | None) -> int:
+    from distdl.launch.worker import attempt
     from distdl.trainer.profile import Profile
     from distdl.trainer.worker import Launch, run_worker
 
     screen = os.environ.get("DISTDL_SCREEN") or ("tty" if sys.stdout.isatty() and world.world_size == 1 else "plain")
     launch = Launch(
         path=path,
-        resume=arguments.resume,
+        resume=arguments.resume or attempt() > 0,  # torchrun has started the workers again
         opened=opened,
         fence=fence,
         verbosity=arguments.verbose - arguments.quiet,
@@ -123,12 +136,14 @@ def _run_name(arguments: Arguments) -> str:
 
 
 def _number_of_workers(arguments: Arguments, device: str) -> int:
-    from distdl.launch.plan import check_nproc, local_devices
+    from distdl.launch.plan import check_nproc, check_number_of_workers, local_devices
 
-    if arguments.nproc is None:
-        return 1 if device == "cpu" else max(1, local_devices())
-    check_nproc(arguments.nproc)
-    return arguments.nproc
+    nproc = arguments.max_workers if arguments.nproc is None else arguments.nproc
+    if nproc is None:
+        nproc = 1 if device == "cpu" else max(1, local_devices())
+    check_nproc(nproc)
+    check_number_of_workers(nproc, arguments.min_workers, arguments.max_workers)
+    return int(nproc)
 
 
 def _worker_arguments(arguments: Arguments) -> list[str]:
@@ -338,8 +353,16 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--check", action="store_true", help="build all, try one step, evaluation and save, and stop")
     command.add_argument("--profile", metavar="A:B", help="trace steps A to B-1 of this launch, such as 10:13")
     command.add_argument(
-        "--max-restarts", type=int, default=0, metavar="N", help="restart failed workers up to N times"
+        "--max-restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="restart failed workers, up to N times in a row without a new checkpoint",
     )
+    command.add_argument(
+        "--min-workers", type=int, metavar="N", help="go on with the others after a restart, if they are so many"
+    )
+    command.add_argument("--max-workers", type=int, metavar="N", help="never more than so many (default: --nproc)")
     _trust_plugins(command)
     command.add_argument("-v", "--verbose", action="count", default=0, help="more on the screen")
     command.add_argument("-q", "--quiet", action="count", default=0, help="evaluations, warnings and the end only")

@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 
 import hypothesis
+import namespaces
 import pytest
 
 from distdl.data import native
@@ -18,6 +19,7 @@ from distdl.data import native
 _EXAMPLES, _EXAMPLES_OF_MATRIX = 30, 300  # of each property
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _HAS = {
+    "namespaces": lambda: namespaces.are_possible(),
     "data": lambda: bool(os.environ.get("DISTDL_DATA")),
     "root": lambda: os.geteuid() == 0,
     "gpu": lambda: any(Path("/dev").glob("nvidia[0-9]*")),
@@ -27,6 +29,7 @@ _HAS = {
     "libraries": lambda: (Path(__file__).parents[1] / ".libraries/timm").is_dir(),
 }
 _LACK = {
+    "namespaces": "network namespaces can't be made: that takes root with CAP_SYS_ADMIN, and iproute2",
     "libraries": "neither torchvision nor timm in .libraries, where `make test` puts them",
     "data": "DISTDL_DATA does not name a folder with the real datasets",
     "root": "not root",

@@ -126,7 +126,7 @@ def microseconds(mine: pulse.Pulse, n: int = 500) -> dict[str, float]:
 
 
 def measure(network: str, n_workers: int, n_rounds: int) -> dict:
-    watch, looks_s = Watch(n_workers, STALL_S), []
+    watch, looks_s = Watch(range(n_workers), STALL_S), []
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryFile("w+") as said:

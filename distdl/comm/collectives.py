@@ -9,6 +9,7 @@ CPU tensors travel by gloo, CUDA tensors by the device's library: the process gr
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
@@ -18,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distdl.comm import interface, rendezvous
 from distdl.comm.world import TIMEOUT, WorldInfo
 from distdl.errors import PeerLost, UserError
 from distdl.watch import pulse
@@ -160,16 +162,18 @@ def join(info: WorldInfo, backend: str, device: torch.device, timeout: timedelta
     if backend == "nccl" and device.type != "cuda":
         raise UserError("nccl needs CUDA devices", where="dist.backend: nccl", fix="Use dist.backend: auto or gloo.")
     use_nccl = device.type == "cuda" and backend in ("auto", "nccl")
+    for warning in interface.settle(info):
+        print(f"warning: rank {info.rank}: {warning}", file=sys.stderr)
     try:
         with _echoes("rendezvous"):
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if use_nccl else "gloo",
-                init_method="env://",
+                **rendezvous.arguments(info, timeout),
                 rank=info.rank,
                 world_size=info.world_size,
                 timeout=timeout,
             )
-    except ValueError as error:  # torch names the missing variable
+    except (ValueError, KeyError) as error:  # torch names the missing variable
         raise UserError(
             str(error), where="environment", fix="Start with `distdl train CONFIG --nproc N` or torchrun."
         ) from error

@@ -281,7 +281,7 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = key("auto", "where to compute (auto: the accelerator if there is one)")
     threads: int | None = key(
         None,
-        "CPU threads per worker in operators (default: its share of the cores; 1 with dist.reduction: tree)",
+        "CPU threads per worker in operators (default: OMP_NUM_THREADS, or its share of the cores; 1 with a tree)",
         ge=1,
         free=True,
     )
@@ -369,6 +369,9 @@ class DistConfig(Section):
         "seconds without progress in a step after which a run counts as hanging: it tells who is missing, why, and its "
         "workers are stopped (20 times as long in the start, a first step, an evaluation, a save; null: never)",
         free=True,
+    )
+    bind: Literal["auto", "none"] = key(
+        "auto", "auto binds a worker to the cores on the memory node of its GPU, where the system tells it", free=True
     )
 
     @model_validator(mode="after")

@@ -36,7 +36,7 @@ from distdl.data.samples import BadRow
 from distdl.data.slots import Arrays, Place, Slots, arrays_in
 from distdl.data.workers import Recipe
 from distdl.errors import ProcessLost, UserError
-from distdl.run.failures import signal_name
+from distdl.run import endings, oom
 
 _SPAWN = multiprocessing.get_context("spawn")
 _STOP_S = 5.0
@@ -121,6 +121,7 @@ class _Child:
 
     def __init__(self, sources: Iterable[plugins.Source], number: int, rank: int) -> None:
         self._rank = rank
+        self._kills = oom.count()
         self._connection, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(
             target=_main, args=(theirs, list(sources)), name=f"distdl-data-{number}", daemon=True
@@ -186,14 +187,10 @@ class _Child:
     def _loss(self) -> ProcessLost:
         self._process.join(1.0)
         code = self._process.exitcode
+        judged = oom.judge(self._process.pid or 0, self._kills) if code == -signal.SIGKILL else None
+        how, _ = ("is gone", None) if code is None else endings.in_words(code, (), judged)
         who = f"data worker process {self._process.pid} of rank {self._rank}"
-        if code == -signal.SIGKILL:
-            return ProcessLost(
-                f"{who} was killed by SIGKILL, most likely because memory ran out\n"
-                "  Lower data.workers or data.prefetch, then go on with --resume."
-            )
-        how = f"was ended by {signal_name(-code)}" if code is not None and code < 0 else f"ended with exit code {code}"
-        return ProcessLost(f"{who} {how}\n  Its output may say why. Then go on with --resume.")
+        return ProcessLost(f"{who}: {how}\n  Its output may say more. Then go on with --resume.")
 
 
 # --- the child's side ---

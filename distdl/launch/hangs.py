@@ -6,10 +6,10 @@ from distdl.run import failures
 from distdl.run.failures import FailureRecord
 from distdl.watch import judge
 from distdl.watch.judge import Verdict
-from distdl.watch.watch import Watch
+from distdl.watch.watch import Stacks, Watch
 
 
-def records(watch: Watch, verdict: Verdict, texts: Mapping[int, str], attempt: int) -> list[FailureRecord]:
+def records(watch: Watch, verdict: Verdict, texts: Stacks, attempt: int) -> list[FailureRecord]:
     """Of who is missing, with the cause and the stacks; and of those that waited. `texts`: the stacks, by rank."""
     found = []
     for rank in watch.ranks:
@@ -31,17 +31,21 @@ def records(watch: Watch, verdict: Verdict, texts: Mapping[int, str], attempt: i
     return found
 
 
-def told(watch: Watch, verdict: Verdict, texts: Mapping[int, str]) -> str:
+def told(watch: Watch, verdict: Verdict, texts: Stacks) -> str:
     """The verdict for the screen: where the first of the missing stands, what the others do, why, and what to do."""
     lines = []
     rank = next(iter(verdict.ranks), None)
     if rank is not None and (text := texts.get(rank)):
-        lines.append(f"rank {rank} stands at {watch.place_of(rank, text)}:")
-        lines.append(watch.short_stack(rank, text))
+        lines.append(where(watch, rank, text))
     lines += verdict.others
     lines.append(f"{verdict.what} (after {verdict.after_s:.1f} s; the stacks of all threads are in failures/)")
     lines.append(f"  {verdict.fix}")
     return "\n".join(lines)
+
+
+def where(watch: Watch, rank: int, text: str) -> str:
+    """Where a worker of this host stands, by its stacks."""
+    return f"rank {rank} stands at {watch.place_of(rank, text)}:\n{watch.short_stack(rank, text)}"
 
 
 def mismatch(watch: Watch, by_rank: Mapping[int, FailureRecord], attempt: int) -> FailureRecord | None:

@@ -1,5 +1,6 @@
 """A run on this machine alone: starts and supervises its workers, which inherit the lease of the run folder."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ def train_locally(
     lease: Lease,
     *,
     max_restarts: int,
+    min_workers: int | None,
     stop_signals: Sequence[str],
     stall_s: float | None,
 ) -> int:
@@ -25,6 +27,8 @@ def train_locally(
         nproc,
         folder,
         max_restarts=max_restarts,
+        min_workers=min_workers,
+        rest_s=float(os.environ.get("DISTDL_REST_S", supervise.REST_S)),
         stop_signals=stop_signals,
         lease=lease,
         stall_s=stall_s,

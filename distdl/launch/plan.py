@@ -9,13 +9,12 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from distdl.errors import UserError
+from distdl.launch.binding import cores
 from distdl.run.folder import RunFolder
-
-LOOPBACK = "127.0.0.1"
 
 _DEVICE = re.compile(r"\d+|(GPU|MIG)-\S+")
 
@@ -33,13 +32,6 @@ def local_devices(environment: Mapping[str, str] = os.environ, dev: Path = Path(
     return n_devices
 
 
-def cores() -> int:
-    """CPU cores this process may run on, which a batch system may have made fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def check_nproc(nproc: int) -> None:
     """Raises UserError for no workers, and for so many that a slip of the finger would end the machine: each is a
     process that imports torch."""
@@ -52,17 +44,27 @@ def check_nproc(nproc: int) -> None:
         )
 
 
+def check_number_of_workers(n: int, least: int | None, most: int | None) -> None:
+    """Raises UserError if `n` is not within what --min-workers and --max-workers say."""
+    if least is not None and (least < 1 or n < least):
+        fix = "Start as many, or lower it."
+        raise UserError(f"{n} worker{'s' * (n > 1)}", where=f"command line --min-workers {least}", fix=fix)
+    if most is not None and n > most:
+        fix = "Start fewer, or raise it."
+        raise UserError(f"{n} workers", where=f"command line --max-workers {most}", fix=fix)
+
+
 def worker_environment(
     *,
     rank: int,
-    nproc: int,
-    port: int,
+    places: Sequence[int],
     attempt: int,
     folder: RunFolder,
     fence: int | None = None,
     base: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
-    """The whole environment of worker `rank` of `nproc` on this machine, whose rendezvous store listens on `port`."""
+    """The whole environment of worker `rank` on this machine. `places`: of all, numbered like its devices."""
+    nproc = len(places)
     environment = {
         **supervised_environment(base),
         "RANK": str(rank),
@@ -70,9 +72,6 @@ def worker_environment(
         "WORLD_SIZE": str(nproc),
         "LOCAL_WORLD_SIZE": str(nproc),
         "GROUP_RANK": "0",
-        "MASTER_ADDR": LOOPBACK,
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there already: rank 0 hosts none
         "TORCHELASTIC_RESTART_COUNT": str(attempt),
         "PYTHONUNBUFFERED": "1",
         "DISTDL_RUN_FOLDER": str(folder.path.absolute()),
@@ -80,6 +79,10 @@ def worker_environment(
         "DISTDL_COMMAND": shlex.join(sys.argv),
         "DISTDL_COLUMNS": str(shutil.get_terminal_size().columns),
     }
+    if list(places) != list(range(nproc)):  # a device is left out
+        visible = base.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(place) for place in range(max(places) + 1)]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(names[place] for place in places if place < len(names))
     if fence is not None:
         environment["DISTDL_FENCE"] = str(fence)
     if not base.get("OMP_NUM_THREADS"):

@@ -19,6 +19,10 @@ class Signals:
         self._stop_signals = {signal.Signals[name] for name in stop_signals}
         self._previous: dict[signal.Signals, Any] = {}
 
+    @property
+    def first_stop_signal(self) -> int:
+        return next(iter(self._stop_signals))
+
     def __enter__(self) -> "Signals":
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)

@@ -1,44 +1,21 @@
-"""Starts the workers of a run on this machine, watches over them, and starts them again after a failure.
+"""Starts the workers of a run on this machine, and starts them again after a failure: attempt after attempt, until one
+ends well or another one makes no sense."""
 
-One thread waits in one place for three things: output of the workers, signals (Ctrl-C and those that ask for a stop,
-which are passed on to the workers), and the end of a worker, which is a signal as well.
-
-    run        attempt after attempt, until one ends well or another one makes no sense
-    Attempt    the processes of one attempt: the rendezvous store and the workers; none survives its `with`
-
-After the first failure the others get GRACE_S to notice, record it and end; then they are killed. SIGTERM would be no
-use: to a worker it means "save and stop", and a stopped process never gets it.
-"""
-
-import contextlib
 import itertools
-import os
-import selectors
 import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import TracebackType
+from collections.abc import Sequence
 
-from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR
-from distdl.launch import hangs, plan
-from distdl.launch.output import Output, Screen
+from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_PREEMPTED, EXIT_USER_ERROR
+from distdl.launch.attempt import Attempt
+from distdl.launch.output import Screen
+from distdl.launch.restarts import Places, Restarts, lost_ranks
 from distdl.launch.signals import Signals
 from distdl.run import failures
-from distdl.run.failures import FailureRecord
 from distdl.run.folder import RunFolder
 from distdl.run.lease import Lease
-from distdl.watch.watch import INTERVAL_S, Watch
+from distdl.watch.watch import Watch
 
-GRACE_S = 3.0
-KILL_S = 5.0  # a killed process is gone in milliseconds, unless the kernel holds it (a read from a dead network disk)
-
-_WAKE_S = 1.0  # in case a signal was missed
-_ENDED_WELL = (EXIT_DONE, EXIT_PREEMPTED, EXIT_INTERRUPTED)
-_CTRL_C = "stopping after this step and saving; press Ctrl-C again to stop at once"
+REST_S = 60.0  # of a place whose worker was lost, the first time
 
 
 def run(
@@ -47,6 +24,8 @@ def run(
     folder: RunFolder,
     *,
     max_restarts: int = 0,
+    min_workers: int | None = None,
+    rest_s: float = REST_S,
     stop_signals: Sequence[str] = ("SIGTERM", "SIGUSR1"),
     lease: Lease | None = None,
     stall_s: float | None = None,
@@ -55,18 +34,23 @@ def run(
 
     Without `stop_signals` they don't save when told to stop, and Ctrl-C ends them at once.
     Workers that get no further for `stall_s` (20 times as long in phases that may take long) have failed; None: never.
-    After a failure that isn't the user's mistake, all workers are started again, up to `max_restarts` times. Has to be
-    called from the main thread: signals arrive there, and workers die with the thread that started them.
+    After a failure that isn't the user's mistake, all workers are started again, until `max_restarts` restarts in a row
+    have made no checkpoint. With `min_workers`, a lost worker's place rests for `rest_s` (longer each time): the others
+    go on without it, if they are so many, and save and start again with it when it is over.
+    Has to be called from the main thread: signals arrive there, and workers die with the thread that started them.
     """
-    screen = Screen()
+    screen, restarts, places = Screen(), Restarts(max_restarts), Places(nproc, min_workers, rest_s)
     with Signals(stop_signals) as signals:
         for number in itertools.count():
-            begun_with = newest_checkpoint(folder)
-            with Attempt(number, folder, screen, Watch(nproc, stall_s)) as attempt:
-                attempt.start(command, nproc, lease)
-                attempt.watch(signals)
+            begun_with, at = newest_checkpoint(folder), places.now()
+            with Attempt(number, folder, screen, Watch(range(len(at)), stall_s)) as attempt:
+                attempt.start(command, at, lease)
+                attempt.watch(signals, places.grows_at(at) if stop_signals else None)
             if attempt.ended_well():
-                return max(worker.exit_code or EXIT_DONE for worker in attempt.workers)
+                code = max(worker.exit_code or EXIT_DONE for worker in attempt.workers)
+                if attempt.makes_room and code == EXIT_PREEMPTED and signals.stop_code is None:
+                    continue
+                return code
             if signals.kill_code is not None:
                 screen.say("stopped at once, without saving" if stop_signals else "stopped")
                 return signals.kill_code
@@ -78,12 +62,20 @@ def run(
                 screen.say(f"rank {cause.rank} was told to stop before it had begun: there is nothing to save")
                 return EXIT_PREEMPTED
             checkpoint = newest_checkpoint(folder)
-            reason = _why_no_restart(cause, attempt, begun_with, checkpoint, max_restarts)
+            restarts.note(cause, is_restart=number > 0, made_progress=checkpoint != begun_with)
+            reason = restarts.why_not(checkpoint)
+            if cause.kind == "user":
+                reason = ""
+            elif attempt.unkillable():
+                reason = "a worker can't be killed and might still write"
             if reason is None and signals.stop_code is None:
-                screen.say(_restart_line(cause, checkpoint, number + 1, max_restarts))
+                places.lose([at[rank] for rank in lost_ranks([cause, *others]) if min_workers is not None])
+                screen.say(restarts.line(cause, checkpoint, len(places.now()), len(at)))
                 continue
             if reason:
                 screen.say(f"not starting again: {reason}")
+            if began := restarts.first_words(cause):
+                screen.say(began)
             screen.say(failures.format_cause(cause, others))
             if reason is None and signals.stop_code is not None:
                 return signals.stop_code  # told to stop: whoever told so starts the run again
@@ -95,245 +87,3 @@ def newest_checkpoint(folder: RunFolder) -> int | None:
     """The step of the newest committed checkpoint; None without one."""
     steps = [path.parent.name.removeprefix("step-") for path in folder.checkpoints.glob("step-*/manifest.json")]
     return max((int(step) for step in steps if step.isdigit()), default=None)
-
-
-def _why_no_restart(
-    cause: FailureRecord, attempt: "Attempt", begun_with: int | None, checkpoint: int | None, max_restarts: int
-) -> str | None:
-    """None if the workers are to be started again; an empty text if nobody expects that."""
-    if cause.kind == "user" or max_restarts == 0:
-        return ""
-    if attempt.unkillable():
-        return "a worker can't be killed and might still write"
-    if attempt.number > 0 and checkpoint == begun_with:
-        made = "no checkpoint" if checkpoint is None else f"no checkpoint newer than step {checkpoint}"
-        return f"restart {attempt.number} made {made}, and the next would end alike"
-    if attempt.number >= max_restarts:
-        return f"that was restart {attempt.number} of {max_restarts}"
-    return None
-
-
-def _restart_line(cause: FailureRecord, checkpoint: int | None, restart: int, max_restarts: int) -> str:
-    message = cause.message.strip().partition("\n")[0]
-    source = "the beginning" if checkpoint is None else f"the checkpoint of step {checkpoint}"
-    return f"{failures.headline(cause)}: {message}\nstarting again from {source} (restart {restart} of {max_restarts})"
-
-
-@dataclass(slots=True, kw_only=True)
-class Child:
-    """A worker, or the store. It leads a session and a process group of its own, which holds what it has started."""
-
-    rank: int
-    process: subprocess.Popen[bytes]
-    output: Output
-    exit_code: int | None = None  # negative: the signal that ended it
-    killed: bool = False  # by the supervisor
-
-
-class Attempt:
-    """The processes of one attempt. Whatever happens in the `with` block, none of them is left after it."""
-
-    def __init__(self, number: int, folder: RunFolder, screen: Screen, watch: Watch) -> None:
-        self.number = number
-        self._watch = watch
-        self._next_look = 0.0
-        self._is_judged = False  # a verdict was given
-        self.workers: list[Child] = []
-        self.forwarded: set[int] = set()  # signals
-        self._store: Child | None = None
-        self._folder = folder
-        self._screen = screen
-        self._selector = selectors.DefaultSelector()
-        self._grace_end: float | None = None
-        self._kill_end: float | None = None
-
-    def __enter__(self) -> "Attempt":
-        return self
-
-    def start(self, command: Sequence[str], nproc: int, lease: Lease | None) -> None:
-        """Starts the store and the workers side by side: both begin by importing torch."""
-        failures.clear(self._folder)
-        port = self._start_store()
-        started = time.strftime("%Y-%m-%d %H:%M:%S")
-        for rank in range(nproc):
-            environment = plan.worker_environment(
-                rank=rank,
-                nproc=nproc,
-                port=port,
-                attempt=self.number,
-                folder=self._folder,
-                fence=lease.fence if lease else None,
-            )
-            environment |= self._watch.environment(rank)
-            inherited = (*self._watch.descriptors(rank), *((lease.fileno(),) if lease else ()))
-            process = _spawn(command, environment, inherited, subprocess.DEVNULL)
-            header = f"--- {started} attempt {self.number}: rank {rank} of {nproc}, pid {process.pid} ---"
-            self._folder.log(rank).parent.mkdir(parents=True, exist_ok=True)
-            self.workers.append(self._adopt(rank, process, header))
-
-    def _start_store(self) -> int:
-        """A fresh one for each attempt: torch would take what the attempt before left in it for its own."""
-        with socket.create_server((plan.LOOPBACK, 0), backlog=1024) as listening:
-            descriptor = listening.fileno()
-            command = [sys.executable, "-m", "distdl.comm.store", str(descriptor)]
-            environment = {**plan.supervised_environment(), "OMP_NUM_THREADS": "1"}
-            self._store = self._adopt(failures.STORE, _spawn(command, environment, (descriptor,), subprocess.PIPE))
-            return int(listening.getsockname()[1])
-
-    def _adopt(self, rank: int, process: subprocess.Popen[bytes], header: str = "") -> Child:
-        assert process.stdout is not None
-        log = None if rank == failures.STORE else self._folder.log(rank)
-        try:
-            output = Output(process.stdout, log, self._screen if rank == 0 else None, header)
-            self._selector.register(output, selectors.EVENT_READ, output)
-        except BaseException:
-            _kill_group(process)  # `__exit__` doesn't know it yet
-            raise
-        return Child(rank=rank, process=process, output=output)
-
-    def watch(self, signals: Signals) -> None:
-        """Returns when every worker has ended, on its own or, after a failure or on request, by force."""
-        self._selector.register(signals, selectors.EVENT_READ)
-        while any(worker.exit_code is None for worker in self.workers):
-            for key, _ in self._selector.select(self._patience_s()):
-                if isinstance(key.data, Output):
-                    key.data.pump()
-                    if key.data.at_end:
-                        self._selector.unregister(key.data)
-            for number in signals.arrived():
-                by_hand = number == signal.SIGINT
-                self._screen.say(_CTRL_C if by_hand else f"{number.name}: stopping after this step and saving")
-                self._forward(number)
-            self._reap()
-            if self._grace_end is None and self._has_failure():
-                self._grace_end = time.monotonic() + GRACE_S
-            if self._grace_end is None and time.monotonic() >= self._next_look:
-                self._look()
-            if signals.kill_code is not None or self._is_judged or _is_past(self._grace_end):
-                self._kill()
-            if _is_past(self._kill_end):
-                break
-
-    def _look(self) -> None:
-        """Whether a worker is missing: who it is, and what the others do, goes into the records."""
-        self._next_look = time.monotonic() + INTERVAL_S
-        pids = [worker.process.pid for worker in self.workers]
-        if found := self._watch.look(pids, [worker.exit_code is not None for worker in self.workers]):
-            verdict, texts = found
-            self._is_judged = True
-            for record in hangs.records(self._watch, verdict, texts, self.number):
-                failures.save(self._folder, record)
-
-    def ended_well(self) -> bool:
-        return not self._is_judged and all(worker.exit_code in _ENDED_WELL for worker in self.workers)
-
-    def unkillable(self) -> bool:
-        return any(worker.exit_code is None for worker in self.workers)
-
-    def failure_records(self) -> list[FailureRecord]:
-        """The first cause, then the others. Writes the records of those that could not write their own."""
-        records = {record.rank: record for record in failures.read_all(self._folder, self.number)}
-        for child in self._children():
-            expected = child.killed if child is self._store else child.exit_code in _ENDED_WELL
-            if child.rank not in records and not expected:
-                records[child.rank] = self._describe_end(child)
-        cause = failures.first_cause(list(records.values()))
-        assert cause is not None
-        if cause.kind not in ("user", "hang") and (unlike := hangs.mismatch(self._watch, records, self.number)):
-            failures.save(self._folder, unlike)
-            records[unlike.rank] = cause = unlike
-        return [cause, *(record for record in records.values() if record is not cause)]
-
-    def _describe_end(self, child: Child) -> FailureRecord:
-        record = failures.describe_end(
-            rank=child.rank,
-            exit_code=-signal.SIGKILL if child.exit_code is None else child.exit_code,
-            killed=child.killed,
-            last_lines=child.output.last_lines,
-            step=None if child is self._store else failures.last_logged_step(self._folder),
-            attempt=self.number,
-        )
-        failures.save(self._folder, record)
-        return record
-
-    def _has_failure(self) -> bool:
-        store_is_gone = self._store is not None and self._store.exit_code is not None
-        return store_is_gone or any(worker.exit_code not in (None, *_ENDED_WELL) for worker in self.workers)
-
-    def _children(self) -> list[Child]:
-        return [*self.workers, self._store] if self._store else self.workers
-
-    def _forward(self, number: int) -> None:
-        self.forwarded.add(number)
-        for worker in self.workers:
-            if worker.exit_code is None:
-                os.kill(worker.process.pid, number)  # Popen.send_signal would reap it behind our back
-
-    def _reap(self) -> None:
-        for child in self._children():
-            if child.exit_code is None and _has_ended(child.process):
-                _kill_group(child.process)  # before it is reaped: its zombie keeps the number from being given anew
-                child.exit_code = child.process.wait()
-                self._close(child)
-
-    def _close(self, child: Child) -> None:
-        with contextlib.suppress(KeyError, ValueError):  # unregistered at the end of its output
-            self._selector.unregister(child.output)
-        child.output.close()
-        if child.process.stdin:
-            child.process.stdin.close()
-
-    def _kill(self) -> None:
-        if self._kill_end is None:
-            self._kill_end = time.monotonic() + KILL_S
-        self._reap()  # who has ended by itself was not killed
-        for child in self._children():
-            if child.exit_code is None:
-                child.killed = True
-                _kill_group(child.process)
-
-    def _patience_s(self) -> float:
-        ends = [end for end in (self._grace_end, self._kill_end, self._next_look) if end is not None]
-        return min([_WAKE_S, *(max(0.0, end - time.monotonic()) for end in ends)])
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._kill()
-        while any(child.exit_code is None for child in self._children()) and not _is_past(self._kill_end):
-            time.sleep(0.005)
-            self._reap()
-        for child in self._children():
-            self._close(child)
-        self._selector.close()
-        self._watch.close()
-
-
-def _spawn(
-    command: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int], stdin: int
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command,
-        env=environment,
-        pass_fds=descriptors,
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        bufsize=0,
-        start_new_session=True,  # Ctrl-C in the terminal reaches the supervisor alone
-    )
-
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    if hasattr(os, "waitid"):
-        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    return process.poll() is not None  # macOS
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone; macOS refuses for a zombie
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _is_past(end: float | None) -> bool:
-    return end is not None and time.monotonic() > end

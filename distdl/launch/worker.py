@@ -12,7 +12,7 @@ import time
 import traceback
 
 from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, ProcessLost, UserError
-from distdl.run import failures
+from distdl.run import exhausted, failures
 from distdl.run.folder import RunFolder
 from distdl.watch import pulse, stacks
 
@@ -38,6 +38,7 @@ def fence() -> int | None:
 
 def report(error: BaseException, folder: RunFolder | None, rank: int, step: int | None = None) -> int:
     """Records a failure of this worker in the folder, if there is one, or prints it; returns the exit code."""
+    error = exhausted.as_users_mistake(error) or error
     if folder:
         failures.write(folder, rank, step, error, attempt())
     says_all = isinstance(error, UserError | ProcessLost)
@@ -68,7 +69,7 @@ def tell_of_oneself() -> None:
     """Into the memory that the supervisor watches, and stacks when it asks for them. Nothing without one."""
     if described := os.environ.get("DISTDL_PULSE"):
         board, slot, stack_file = map(int, described.split(":"))
-        pulse.attach(pulse.slot_of(board, slot))
+        pulse.attach(*pulse.slot_of(board, slot))
         stacks.answer(stack_file)
 
 

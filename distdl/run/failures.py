@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Literal
 
 from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, PeerLost, ProcessLost, UserError
+from distdl.run import endings, exhausted
+from distdl.run.exhausted import Resource, Shortage
 from distdl.run.folder import RunFolder, write_json
+from distdl.run.oom import Judgement
 
 Kind = Literal["user", "bug", "process_lost", "peer_lost", "signal", "hang", "mismatched"]
-STORE = -1  # the "rank" of the rendezvous store, in a record of its failure
 
-_OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # torch's is known by its name: this module is free of torch
 _TAIL_BYTES = 1 << 16
-_UNLIKE_SIZES = "op.preamble.length <= op.nbytes"  # what gloo says before it aborts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,42 +40,51 @@ class FailureRecord:
     traceback: str  # of a worker that wrote no record: the last lines that it printed
     exit_code: int  # of the process; negative: the signal that ended it
     attempt: int
+    resource: Resource | None = None  # what had run out, where that is the reason
 
 
 def write(folder: RunFolder, rank: int, step: int | None, error: BaseException, attempt: int) -> FailureRecord:
     """Records that worker `rank` failed with `error`. Never raises: on a full disk the record is only returned."""
-    kind = _kind_of(error)
+    exhausted.open_reserve()
+    kind, shortage = _kind_of(error), exhausted.of_error(error)
+    if kind == "peer_lost" and shortage:
+        kind = "bug"  # a collective that found no memory for its own part
     record = FailureRecord(
         time=time.time(),
         rank=rank,
         host=socket.gethostname(),
         step=step,
         kind=kind,
-        message=_message_of(error),
+        message=_message_of(error, shortage),
         traceback="".join(traceback.format_exception(error)),
         exit_code=EXIT_USER_ERROR if kind == "user" else EXIT_BUG,
         attempt=attempt,
+        resource=shortage.resource if shortage else None,
     )
     save(folder, record)
     return record
 
 
 def describe_end(
-    *, rank: int, exit_code: int, killed: bool, last_lines: Sequence[str], step: int | None, attempt: int
+    *,
+    rank: int,
+    exit_code: int,
+    killed: bool,
+    last_lines: Sequence[str],
+    step: int | None,
+    attempt: int,
+    judged: Judgement | None = None,
 ) -> FailureRecord:
-    """What can be told from outside about a process that left no record. `killed`: by the supervisor."""
-    kind: Kind = "bug"
-    message = f"ended with exit code {exit_code} and left no record"
+    """What can be told from outside about a process that left no record. `killed`: by the supervisor; `judged`: whether
+    it was the kernel that ended it."""
+    message, resource = endings.in_words(exit_code, last_lines, judged)
+    kind: Kind = "signal" if exit_code < 0 else "bug"
     if killed:
-        kind, message = "peer_lost", "was still running after the failure of a peer, and was killed"
-    elif exit_code < 0:
-        kind, message = "signal", f"killed by {signal_name(-exit_code)}"
-        if -exit_code == signal.SIGKILL:
-            message += ", perhaps out of memory"
-        if any(_UNLIKE_SIZES in line for line in last_lines):
-            message += ": the workers called collectives of unlike sizes"
+        kind, message, resource = "peer_lost", "was still running after the failure of a peer, and was killed", None
     elif exit_code == EXIT_USER_ERROR:
         kind, message = "user", "\n".join(last_lines) or message
+    elif resource == "file descriptors":
+        kind = "user"
     return FailureRecord(
         time=time.time(),
         rank=rank,
@@ -86,6 +95,7 @@ def describe_end(
         traceback="\n".join(last_lines),
         exit_code=exit_code,
         attempt=attempt,
+        resource=resource,
     )
 
 
@@ -180,15 +190,8 @@ def last_logged_step(folder: RunFolder) -> int | None:
     return None
 
 
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 def _path(folder: RunFolder, rank: int) -> Path:
-    return folder.failures / ("store.json" if rank == STORE else f"rank-{rank}.json")
+    return folder.failures / f"rank-{rank}.json"
 
 
 def _read(path: Path) -> FailureRecord | None:
@@ -213,7 +216,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _message_of(error: BaseException) -> str:
+def _message_of(error: BaseException, shortage: Shortage | None) -> str:
     try:
         text = str(error)
     except Exception as problem:  # a __str__ with a bug in it must not hide the failure
@@ -221,10 +224,7 @@ def _message_of(error: BaseException) -> str:
     if isinstance(error, UserError | ProcessLost):
         return text
     message = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    names = {base.__name__ for base in type(error).__mro__}
-    if names.intersection(_OUT_OF_MEMORY) or "DefaultCPUAllocator: can't allocate memory" in text:
-        return f"out of memory: {message}"
-    return message
+    return f"{shortage}: {message}\n  {shortage.fix}" if shortage else message
 
 
 def _reason(record: FailureRecord) -> str:
@@ -235,7 +235,7 @@ def _reason(record: FailureRecord) -> str:
 
 
 def _who(record: FailureRecord) -> str:
-    return f"{'the rendezvous store' if record.rank == STORE else f'rank {record.rank}'} on {record.host}"
+    return f"rank {record.rank} on {record.host}"
 
 
 def _collapsed(records: Sequence[FailureRecord], several: str, one: str, why: str) -> str:

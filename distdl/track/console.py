@@ -27,7 +27,17 @@ ERASE_LINE = "\r\x1b[K"
 
 # Metrics that are fractions and are read as percent: top1, top5, accuracy, wer, miou, map50, f1_macro, ...
 _IN_PERCENT = re.compile(r"(top\d+|acc|accuracy|error_rate|precision|recall|f1|m?iou|map\d*|auc|wer|cer)(_.*)?")
-_ON_TRAIN_LINE = ("loss", "lr", "samples_per_s", "mfu", "data_wait_s", "exchange_s", "step_s")
+_ON_TRAIN_LINE = (
+    "loss",
+    "lr",
+    "samples_per_s",
+    "mfu",
+    "data_wait_s",
+    "exchange_s",
+    "step_s",
+    "straggler_rank",
+    "straggler_cost",
+)
 
 
 class Console:
@@ -109,6 +119,8 @@ class Console:
             parts.append(f"data {100 * data_wait_s / step_s:.0f}%")
         if step_s and exchange_s and exchange_s >= 0.005 * step_s:  # a worker that is alone has next to none
             parts.append(f"comm {100 * exchange_s / step_s:.0f}%")
+        if (straggler := _number(row, "straggler_rank")) is not None:
+            parts.append(f"slow r{straggler:.0f} {100 * (_number(row, 'straggler_cost') or 0):.0f}%")
         parts.append(f"eta {duration(self._pace.seconds_until(self._total_steps, row['step']))}")
         if self._verbosity >= 1:
             if epoch is not None:

@@ -1,6 +1,5 @@
 """The loaders of one worker: which data goes into this model, opened and checked."""
 
-import os
 from functools import partial
 from typing import Any
 
@@ -23,6 +22,7 @@ from distdl.data.order import Plan
 from distdl.data.processes import Processes
 from distdl.data.workers import Threads
 from distdl.errors import UserError
+from distdl.launch import binding
 
 
 class LoaderFactory:
@@ -31,7 +31,7 @@ class LoaderFactory:
     def __init__(self, config: Config, world: WorldInfo, device: torch.device, model: nn.Module, task: Any) -> None:
         self.config = config
         self._label = getattr(task, "label", labels.class_number)(count_classes(model, config))
-        n_workers = share_of_cores(world) if config.data.workers is None else config.data.workers
+        n_workers = n_loading(config, world)
         self._workers = (
             Processes(n_workers, world.rank)
             if config.data.worker_type == "process" and n_workers
@@ -129,8 +129,13 @@ def remarks(dataset: AnyDataset) -> list[str]:
     return found
 
 
+def n_loading(config: Config, world: WorldInfo) -> int:
+    """How many threads or processes read and decode for this worker."""
+    return share_of_cores(world) if config.data.workers is None else config.data.workers
+
+
 def share_of_cores(world: WorldInfo) -> int:
-    return max(1, len(os.sched_getaffinity(0)) // world.local_world_size)
+    return max(1, int(binding.share(world.local_world_size)))
 
 
 def count_classes(model: nn.Module, config: Config) -> int | None:

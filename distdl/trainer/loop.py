@@ -79,9 +79,11 @@ def fit(
         count_bad_samples(run, track, clock, quarantine, votes["bad"])
         stop = agreed_stop(votes)
 
+        if news := pulse.mine.news():
+            tell_of_straggler(run, track, clock, news["straggler"])
         if "log" in due:
             row = meter.reduce()  # the only host sync
-            row |= {"lr": lr, **gradient_norm(run), **run.throughput.row(row["samples_per_s"])}
+            row |= {"lr": lr, **gradient_norm(run), **run.straggler, **run.throughput.row(row["samples_per_s"])}
             track.log({"kind": "train", **place(run, clock), **row})
         if "tell" in due:
             for line in take_all():
@@ -259,6 +261,14 @@ def count_skipped_steps(run: Run, track: Track, clock: "Clock") -> None:
             where=f"train.nonfinite: {config.nonfinite}",
             fix="Lower optim.lr, set train.clip_norm or a longer schedule.warmup_steps, or train with precision: fp32.",
         )
+
+
+def tell_of_straggler(run: Run, track: Track, clock: "Clock", found: Mapping[str, Any]) -> None:
+    """`found`: as it is seen from outside (distdl/watch/straggler.py); empty once no worker holds the others up."""
+    if run.straggler.get("straggler_rank") != found.get("rank"):
+        message = found["message"] if found else "no worker holds the others up any more"
+        track.log({"kind": "event", **place(run, clock), "event": "straggler", "message": message})
+    run.straggler = {"straggler_rank": found["rank"], "straggler_cost": found["cost"]} if found else {}
 
 
 def place(run: Run, clock: "Clock") -> Mapping[str, Any]:

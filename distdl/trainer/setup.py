@@ -4,7 +4,7 @@ import ctypes
 import inspect
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,11 +22,13 @@ from distdl.data.engine import HostBatch, Loader
 from distdl.data.order import Plan, Rows
 from distdl.data.pictures import resolution
 from distdl.errors import UserError, did_you_mean
+from distdl.launch import binding
+from distdl.launch.binding import Binding
 from distdl.trainer import batch_norm, ema, engines, mixup, optim, phases, schedule
 from distdl.trainer.distill import Teacher
 from distdl.trainer.ema import AveragedWeights
 from distdl.trainer.engines import Engine
-from distdl.trainer.loaders import LoaderFactory, build_plan, open_dataset, share_of_cores
+from distdl.trainer.loaders import LoaderFactory, build_plan, n_loading, open_dataset
 from distdl.trainer.noise import Noise
 from distdl.trainer.phases import Phases
 from distdl.trainer.state import TrainState
@@ -63,6 +65,8 @@ class Run:
     state: TrainState
     end: int  # position where the run ends
     description: dict[str, Any]  # goes into every checkpoint: what a resumed run is checked against
+    straggler: dict[str, float] = field(default_factory=dict)
+    """of a training row: which worker holds the others up, and what part of the time it costs; {} while none does"""
 
     @property
     def total_steps(self) -> int:
@@ -284,12 +288,38 @@ def pick_device(
     return torch.device(accelerator.type, world.local_rank)
 
 
-def set_threads_and_kernels(config: TrainConfig, world: WorldInfo, *, is_tree: bool = False) -> int:
-    """Pins what the bits of a run depend on besides its seed; returns the number of operator threads.
+def n_threads(config: TrainConfig, world: WorldInfo, *, is_tree: bool = False) -> tuple[int, str]:
+    """Of the operators of this worker, and who says so.
 
-    With a tree they are not to depend on the number of workers, hence nor does that of threads.
+    With a tree the bits of a run are not to depend on the number of workers, hence nor does that of threads.
     """
-    threads = config.threads or (1 if is_tree else share_of_cores(world))
+    if config.threads:
+        return config.threads, "train.threads"
+    return (1, "dist.reduction: tree") if is_tree else binding.threads(world.local_world_size)
+
+
+def bind(config: Config, world: WorldInfo, device: torch.device) -> Binding:
+    """Binds this worker to cores near its GPU, as dist.bind says: before its libraries start most of their threads."""
+    if config.dist.bind == "none":
+        return Binding(cores=(), node=None, reason="dist.bind: none")
+    gpus = [_pci_address(index) if device.type == "cuda" else None for index in range(world.local_world_size)]
+    threads, _ = n_threads(config.train, world, is_tree=config.dist.reduction == "tree")
+    return binding.bind(world.local_rank, gpus, n_needed=max(threads, n_loading(config, world)))
+
+
+def _pci_address(index: int) -> str | None:
+    """Of a CUDA device, in the order in which CUDA counts those that are visible."""
+    if index >= torch.cuda.device_count():
+        return None
+    properties: Any = torch.cuda.get_device_properties(index)
+    if hasattr(properties, "pci_bus_id"):
+        return f"{properties.pci_domain_id:04x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
+    return binding.address_of(str(getattr(properties, "uuid", "")))
+
+
+def set_threads_and_kernels(config: TrainConfig, world: WorldInfo, *, is_tree: bool = False) -> int:
+    """Pins what the bits of a run depend on besides its seed; returns the number of operator threads."""
+    threads, _ = n_threads(config, world, is_tree=is_tree)
     torch.set_num_threads(threads)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

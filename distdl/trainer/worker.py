@@ -19,7 +19,7 @@ from distdl.checkpoint import load as checkpoint_load
 from distdl.checkpoint import save as checkpoint_save
 from distdl.checkpoint.load import Checkpoint
 from distdl.checkpoint.save import Checkpoints
-from distdl.comm import collectives, messages
+from distdl.comm import collectives, interface, messages
 from distdl.comm.world import WorldInfo
 from distdl.config import load
 from distdl.config.schema import Config, DistConfig
@@ -27,14 +27,16 @@ from distdl.config.values import parse_period
 from distdl.data import native
 from distdl.data.order import Plan
 from distdl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError
+from distdl.launch import binding
 from distdl.launch import worker as launched
+from distdl.launch.binding import Binding
 from distdl.run import failures, lease
 from distdl.run.environment import write_environment
 from distdl.run.folder import RunFolder, find, split_step, write_json
 from distdl.run.open import OpenRun, open_run
 from distdl.track import NullTracker, Tracker, jsonl
 from distdl.track.console import closing_summary
-from distdl.trainer import first_images, loaders, loop, micro_batch, pretrained, setup
+from distdl.trainer import first_images, loaders, loop, micro_batch, pretrained, setup, watched
 from distdl.trainer.profile import Profile, traced
 from distdl.trainer.quarantine import Quarantine
 from distdl.trainer.setup import Run
@@ -71,18 +73,21 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
         after_s = parse_period(config.train.stop_after)[0] if config.train.stop_after else math.inf
         stops = StopRequests(config.train.stop_signals, announce=not launched.is_supervised(), after_s=after_s)
         device = setup.pick_device(config.train.device, world)
+        bound = setup.bind(config, world, device)
         setup.set_threads_and_kernels(config.train, world, is_tree=config.dist.reduction == "tree")
         if device.type == "cpu":
             setup.keep_freed_memory()
         collectives.join(world, config.dist.backend, device, config.dist.timeout)
         if folder is None:
             held, fence, folder = _open_on_rank0(config, launch, world)
+        agent = watched.start(world, config.dist.stall_s, str(folder.path), interface.own_address(world))
         if config.dist.bucket_mib == "auto":
             config = _as_recorded(config, folder)
         with registry.using(_own_code(config, folder)):
-            outcome = _train(config, folder, launch, fence, world, device, stops, state)
+            outcome = _train(config, folder, launch, fence, world, device, bound, stops, state)
         collectives.barrier()  # nobody leaves while rank 0 still writes
         collectives.leave()
+        watched.stop(agent)
         return _EXIT_CODES[outcome]
     except BaseException as error:
         code = launched.report(error, folder, world.rank, state.step)
@@ -132,6 +137,7 @@ def _train(
     fence: int | None,
     world: WorldInfo,
     device: torch.device,
+    bound: Binding,
     stops: StopRequests,
     state: TrainState,
 ) -> loop.Outcome:
@@ -149,7 +155,7 @@ def _train(
     stage(run, say)
     fetch_ahead(run)
     micro_batch.settle(run)
-    _describe(run, folder, say)
+    _describe(run, folder, bound, say, _printer(world.rank == 0 and launch.verbosity > 0))
     if (warmup := config.schedule.warmup_steps) >= run.total_steps > 0:
         say(f"warning: schedule.warmup_steps: {warmup}: the learning rate never gets to its peak in this run")
     checkpoints = Checkpoints(
@@ -284,15 +290,28 @@ def _check_same_data(run: Run, context: dict[str, Any]) -> None:
         )
 
 
-def _describe(run: Run, folder: RunFolder, say: Callable[[str], None]) -> None:
-    """One line for the reader, and environment.json."""
+def _describe(
+    run: Run, folder: RunFolder, bound: Binding, say: Callable[[str], None], say_more: Callable[[str], None]
+) -> None:
+    """One line for the reader, with -v another one, and environment.json."""
+    config, world = run.config, run.world
+    threads, threads_by = setup.n_threads(config.train, world, is_tree=run.reduction.is_tree)
+    computing = threads if run.device.type == "cpu" else 1
+    tight = binding.too_few(world.local_world_size, computing, loaders.n_loading(config, world))
+    say_more(f"rank 0: {threads} threads ({threads_by}), {bound}")
     mine = {
         "host": run.world.host,
         "device": torch.cuda.get_device_name() if run.device.type == "cuda" else run.device.type,
         "threads": torch.get_num_threads(),
+        "threads_by": threads_by,
+        "share_of_cores": binding.share(world.local_world_size),
+        **bound.noted(),
         "jpeg_decoder": native.decoder,
     }
-    workers = messages.gather_json(mine)
+    told = messages.gather_json((mine, tight))
+    workers = [worker for worker, _ in told]
+    for warning in {worker["host"]: warning for worker, warning in told if warning}.values():
+        say(warning)
     without = {worker["host"] for worker in workers if worker["jpeg_decoder"] != "native"}
     if 0 < len(without) < len({worker["host"] for worker in workers}):
         say(f"warning: only some hosts have the native JPEG decoder, and others round otherwise: {sorted(without)}")

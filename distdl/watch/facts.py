@@ -7,6 +7,9 @@ from pathlib import Path
 
 PROC = Path("/proc")
 
+_ESTABLISHED = "01"
+_MUCH_BYTES = 1 << 14
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -65,6 +68,25 @@ def of_session(session: int, proc: Path = PROC) -> list[int]:
         if int(stat[stat.rindex(")") + 2 :].split()[3]) == session:
             found.append(int(path.name))
     return sorted(found)
+
+
+def has_full_sockets(pid: int, proc: Path = PROC) -> tuple[bool, bool]:
+    """Whether a process's TCP connections hold much that the other side has not taken, and that it has not taken."""
+    try:
+        links = [str(path.readlink()) for path in (proc / str(pid) / "fd").iterdir()]
+        rows = [
+            row for name in ("tcp", "tcp6") for row in (proc / str(pid) / "net" / name).read_text().splitlines()[1:]
+        ]
+    except OSError:
+        return False, False
+    own = {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
+    unsent = unread = 0
+    for row in rows:
+        fields = row.split()
+        if fields[9] in own and fields[3] == _ESTABLISHED:
+            waiting = [int(each, 16) for each in fields[4].split(":")]
+            unsent, unread = max(unsent, waiting[0]), max(unread, waiting[1])
+    return unsent > _MUCH_BYTES, unread > _MUCH_BYTES
 
 
 def _moved_bytes(pid: int, proc: Path) -> int:

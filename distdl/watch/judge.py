@@ -41,6 +41,8 @@ class Seen:
     has_ended: bool = False
     is_busy: bool = False  # it used its processor of late
     has_moved: bool = False  # bytes came or went of late
+    has_unsent: bool = False  # its connections hold bytes that the other side does not take
+    has_unread: bool = False  # that it does not take itself
     own_collective: str = ""  # that it stands in without having told of it: `train.py:12 in forward`
 
     @property
@@ -75,21 +77,20 @@ def budget_s(state: State, stall_s: float) -> float:
 def is_stalled(seen: Sequence[Seen], stall_s: float) -> bool:
     """Whether there is something to judge: cheap, for every look."""
     alive = [each for each in seen if not each.has_ended]
-    if any(each.facts.is_stopped and each.state.beat_age_s > stall_s for each in alive):
+    if _stopped(seen, stall_s):
         return True
-    if any(not each.waits and each.is_late(stall_s) for each in alive):
+    if any(not each.waits and each.is_late(stall_s) and not each.facts.is_stopped for each in alive):
         return True
-    return bool(alive) and all(each.waits and _has_waited(each, stall_s) for each in alive)
+    return bool(alive) and all(each.waits for each in alive) and any(_has_waited(each, stall_s) for each in alive)
 
 
 def judge(seen: Sequence[Seen], stall_s: float) -> Verdict | None:
     """None while nobody is missing. With `own_collective` filled in where a worker's stack shows one."""
     alive = [each for each in seen if not each.has_ended]
-    stopped = [each for each in alive if each.facts.is_stopped and each.state.beat_age_s > stall_s]
-    if stopped:
+    if stopped := _stopped(seen, stall_s):
         how = f"stopped by a signal (SIGSTOP or alike), in {_phase(stopped[0].state)}"
         return _against(stopped, "stopped", how, seen)
-    missing = [each for each in alive if not each.waits and each.is_late(stall_s)]
+    missing = [each for each in alive if not each.waits and each.is_late(stall_s) and not each.facts.is_stopped]
     if missing:
         if len(missing) == len(alive) > 1 and (parting := _parting(seen)):
             return _mismatched(parting, seen)
@@ -97,10 +98,12 @@ def judge(seen: Sequence[Seen], stall_s: float) -> Verdict | None:
         fewest = min(each.state.n_calls for each in missing)
         missing = [each for each in missing if each.state.n_calls == fewest]
         return _against(missing, *_why_missing(missing[0]), seen)
-    if not alive or not all(each.waits and _has_waited(each, stall_s) for each in alive):
+    if not alive or not all(each.waits for each in alive):
         return None
     if parting := _parting(seen) or _parting_across_groups(seen):
         return _mismatched(parting, seen)
+    if not all(_has_waited(each, stall_s) for each in alive):
+        return None  # one of them came from a phase that may take long
     ended = [each for each in seen if each.has_ended]
     if ended:
         return _against(ended, "ended", "ended, and the others wait for it", seen)
@@ -112,6 +115,12 @@ def judge(seen: Sequence[Seen], stall_s: float) -> Verdict | None:
     between = f"the network between {' and '.join(hosts[:4])}" if len(hosts) > 1 else f"the network on {hosts[0]}"
     what = f"all workers have come to {_waiting_in(alive[0])}, but nothing gets through: {between} is down"
     return Verdict(cause="link", ranks=[], what=what, after_s=_waited_s(alive[0]))
+
+
+def _stopped(seen: Sequence[Seen], stall_s: float) -> list[Seen]:
+    """Who is alone may be stopped, by Ctrl-Z say: nobody waits for it."""
+    found = [each for each in seen if each.facts.is_stopped and each.state.beat_age_s > stall_s]
+    return found if len(seen) > 1 else []
 
 
 def _against(whom: Sequence[Seen], cause: Cause, how: str, seen: Sequence[Seen]) -> Verdict:
@@ -137,8 +146,8 @@ def _parting(seen: Sequence[Seen]) -> calls.Parting | None:
 
 def _parting_across_groups(seen: Sequence[Seen]) -> calls.Parting | None:
     waited_for = {each.state.waits_in.group for each in seen if each.state.waits_in}
-    if len(waited_for) < 2:
-        return None
+    if len(waited_for) < 2 or any(each.has_moved for each in seen):
+        return None  # what moves may still get there: calls in several groups need not come in one order
     return calls.find_across_groups({each.rank: each.state.calls for each in seen}, len(seen))
 
 

@@ -12,8 +12,10 @@ A slot holds numbers of 64 bits and, behind them, the texts of the last collecti
 the count of collectives last, so a reader sees whole numbers and never half a text.
 """
 
+import json
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ LONG_PHASES = ("start", "evaluate", "save", "end")  # as is the first step, whic
 N_CALLS_KEPT = 64
 
 _PHASE_NUMBER = {name: number for number, name in enumerate(PHASES)}
+_EXCHANGE = _PHASE_NUMBER["exchange"]
 _PID, _BEAT, _PHASE, _SINCE, _STEP, _FIRST, _N_CALLS, _WAITS, _WAITS_SINCE, _THREAD, _ATTACHED, _CODE = range(12)
 _SPENT = 16  # one number for each phase
 _CALLS = 32  # and some for each collective
@@ -37,6 +40,7 @@ _OF_CALL = 6  # its group, the group's size, its place in the group's and in suc
 _TEXT_BYTES = 256
 _TEXTS = 8 * (_CALLS + _OF_CALL * N_CALLS_KEPT)
 SLOT_BYTES = _TEXTS + N_CALLS_KEPT * _TEXT_BYTES
+NEWS_BYTES = 4096  # behind the slots: the number of the news, its length, its text
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PASS_ON = (str(_PACKAGE / "watch"), str(_PACKAGE / "comm"))  # not where a collective was called from
@@ -90,10 +94,22 @@ class State:
 class Board:
     """Slots for the workers of this machine, in memory that they inherit as a file descriptor."""
 
-    def __init__(self, n_slots: int) -> None:
-        self.descriptor = os.memfd_create("distdl-pulse") if hasattr(os, "memfd_create") else _unnamed_file()
-        os.ftruncate(self.descriptor, n_slots * SLOT_BYTES)
-        self.memory = mmap(self.descriptor, n_slots * SLOT_BYTES)
+    def __init__(self, n_slots: int, descriptor: int | None = None) -> None:
+        """`descriptor`: of one that there is already."""
+        if descriptor is None:
+            descriptor = os.memfd_create("distdl-pulse") if hasattr(os, "memfd_create") else _unnamed_file()
+            os.ftruncate(descriptor, n_slots * SLOT_BYTES + NEWS_BYTES)
+        self.descriptor = descriptor
+        self.memory = mmap(self.descriptor, n_slots * SLOT_BYTES + NEWS_BYTES)
+
+    def tell(self, news: Any) -> None:
+        """The workers of something that was seen from outside, as JSON: they look for it when they like."""
+        place = memoryview(self.memory)[-NEWS_BYTES:]
+        numbers, text = place[:16].cast("q"), json.dumps(news).encode()[: NEWS_BYTES - 16]
+        numbers[1] = 0
+        place[16 : 16 + len(text)] = text
+        numbers[1] = len(text)
+        numbers[0] += 1
 
     def slot(self, number: int) -> memoryview:
         return memoryview(self.memory)[number * SLOT_BYTES : (number + 1) * SLOT_BYTES]
@@ -102,15 +118,13 @@ class Board:
         os.close(self.descriptor)
 
 
-def slot_of(descriptor: int, number: int) -> memoryview:
-    """A worker's slot in the board that it has inherited."""
-    memory = mmap(descriptor, os.fstat(descriptor).st_size)
-    return memoryview(memory)[number * SLOT_BYTES : (number + 1) * SLOT_BYTES]
+def slot_of(descriptor: int, number: int) -> tuple[memoryview, memoryview]:
+    """A worker's slot in the board that it has inherited, and the news."""
+    memory = memoryview(mmap(descriptor, os.fstat(descriptor).st_size))
+    return memory[number * SLOT_BYTES : (number + 1) * SLOT_BYTES], memory[-NEWS_BYTES:]
 
 
 def _unnamed_file() -> int:
-    import tempfile
-
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 
@@ -118,7 +132,8 @@ def _unnamed_file() -> int:
 class Pulse:
     """Of this worker. Every method may be called by any of its threads."""
 
-    def __init__(self, slot: memoryview) -> None:
+    def __init__(self, slot: memoryview, news: memoryview) -> None:
+        self._news, self._n_news = news, 0
         self._numbers = slot[:_TEXTS].cast("q")
         self._texts = slot[_TEXTS:]
         self._places: dict[tuple[int, int], int] = {}
@@ -171,12 +186,28 @@ class Pulse:
 
     def wait(self, call: int = 0) -> None:
         """It waits for this collective, or for all so far: what it does not do is the others' matter."""
-        self._numbers[_WAITS_SINCE] = time.monotonic_ns()
-        self._numbers[_WAITS] = call or self._numbers[_N_CALLS]
+        now, numbers = time.monotonic_ns(), self._numbers
+        numbers[_SPENT + numbers[_PHASE]] += now - numbers[_SINCE]
+        numbers[_SINCE] = numbers[_WAITS_SINCE] = now
+        numbers[_WAITS] = call or numbers[_N_CALLS]
 
     def go_on(self) -> None:
-        self._numbers[_WAITS] = 0
-        self._numbers[_BEAT] = time.monotonic_ns()
+        """The time that it has waited counts as exchange, whatever phase it is in."""
+        now, numbers = time.monotonic_ns(), self._numbers
+        numbers[_SPENT + _EXCHANGE] += now - numbers[_SINCE]
+        numbers[_WAITS] = 0
+        numbers[_SINCE] = numbers[_BEAT] = now
+
+    def news(self) -> Any:
+        """What was seen from outside, since it was last asked for; None without any."""
+        numbers = self._news[:16].cast("q")
+        if numbers[0] == self._n_news:
+            return None
+        self._n_news = numbers[0]
+        try:
+            return json.loads(bytes(self._news[16 : 16 + numbers[1]]))
+        except ValueError:  # it was about to be replaced
+            return None
 
 
 class Silent:
@@ -199,14 +230,22 @@ class Silent:
 
     def go_on(self) -> None: ...
 
+    def news(self) -> Any:
+        return None
+
 
 mine: Pulse | Silent = Silent()
 
 
-def attach(slot: memoryview | None) -> None:
-    """Has this worker tell of itself in a slot from now on; None: nowhere."""
+def attach(slot: memoryview, news: memoryview) -> None:
+    """Has this worker tell of itself in a slot from now on."""
     global mine
-    mine = Silent() if slot is None else Pulse(slot)
+    mine = Pulse(slot, news)
+
+
+def detach() -> None:
+    global mine
+    mine = Silent()
 
 
 def prepare(slot: memoryview) -> None:

@@ -5,10 +5,12 @@ The worker's side is `answer`, called once; `ask` and `read` are those of whoeve
 
 import contextlib
 import faulthandler
+import fcntl
 import os
 import re
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +41,12 @@ class Frame:
 def new_file() -> int:
     """For the stacks of one worker, which inherits it."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("distdl-stacks")
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        descriptor = os.memfd_create("distdl-stacks")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)  # it may be emptied for the next time
+    return descriptor
 
 
 def answer(descriptor: int) -> None:
@@ -51,15 +54,10 @@ def answer(descriptor: int) -> None:
     faulthandler.register(SIGNAL, file=descriptor, all_threads=True)
 
 
-def ask(pid: int, descriptor: int) -> bool:
-    """Whether the process was asked; it has to have said that it answers, for the signal would end it otherwise.
-
-    What it answered before is forgotten.
-    """
+def ask(pid: int) -> bool:
+    """Whether the process was asked; it has to have said that it answers, for the signal would end it otherwise."""
     if sys.platform == "linux" and not facts.catches(pid, SIGNAL):
         return False
-    os.ftruncate(descriptor, 0)
-    os.lseek(descriptor, 0, os.SEEK_SET)  # for the worker as well: they share the place
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, SIGNAL)
         if facts.of(pid).is_stopped:

@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from distdl.watch import calls, facts, judge, pulse, stacks
+from distdl.watch import calls, facts, judge, pulse, stacks, straggler
 from distdl.watch.calls import Parting
 from distdl.watch.facts import Facts
 from distdl.watch.judge import Seen, Verdict
 from distdl.watch.pulse import Board
+from distdl.watch.straggler import Spent
 
 INTERVAL_S = 0.25  # between two looks
 
@@ -23,7 +24,9 @@ _OF_LATE = 0.6  # of the stall budget: what was done within it counts as done of
 _BUSY = 0.3  # of a processor
 _FEW_BYTES = 1 << 16  # other threads of a worker may read and write a little
 _MOST_FRAMES = 12
-_ASK_AGAIN = 0.1  # of the stall budget: after workers were asked for their stacks and none of them was missing
+_QUESTIONS_S = 2.0  # between two times that workers are asked for their stacks
+
+Stacks = Mapping[int, str]  # by rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +36,30 @@ class Sample:
 
 
 class Watch:
-    """Over `n` workers of this machine, whose ranks begin with `first_rank`. `stall_s`: None to look at nothing."""
+    """Over the workers of this machine. `stall_s`: None to look at nothing."""
 
-    def __init__(self, n: int, stall_s: float | None, first_rank: int = 0, host: str | None = None) -> None:
+    def __init__(
+        self,
+        ranks: Sequence[int],
+        stall_s: float | None,
+        *,
+        host: str | None = None,
+        board: Board | None = None,
+        stack_files: Sequence[int] = (),
+    ) -> None:
+        """`ranks`: of the workers of this machine, by slot. `board`, `stack_files`: such that there are already."""
         self.stall_s = stall_s
         self.host = host or socket.gethostname()
-        self.ranks = range(first_rank, first_rank + n)
-        self._board = Board(n)
-        self._stacks = [stacks.new_file() for _ in range(n)]
-        self._samples: list[deque[Sample]] = [deque() for _ in range(n)]
+        self.ranks = list(ranks)
+        self._board = board or Board(len(ranks))
+        self._stacks = list(stack_files) or [stacks.new_file() for _ in ranks]
+        self._samples: dict[int, deque[Sample]] = {rank: deque() for rank in ranks}
+        self._stopped_at: dict[int, float] = {}
+        self._histories: dict[int, deque[Spent]] = {}
+        self._teller = straggler.Teller()
         self._last_look = time.monotonic()
-        self._blind_until = self._ask_again_at = 0.0
-        for number in range(n):
+        self._blind_until = self._next_question = 0.0
+        for number in range(len(ranks) if board is None else 0):
             pulse.prepare(self._board.slot(number))
 
     def close(self) -> None:
@@ -61,28 +76,39 @@ class Watch:
     def descriptors(self, number: int) -> tuple[int, ...]:
         return (self._board.descriptor, self._stacks[number]) if self.stall_s is not None else ()
 
-    def look(self, pids: Sequence[int], ended: Sequence[bool]) -> tuple[Verdict, dict[int, str]] | None:
-        """A verdict, and the workers' stacks by rank; None while all is well. `pids`: of the workers, in order."""
+    def look(self, pids: Sequence[int], ended: Sequence[bool]) -> tuple[Verdict, Stacks] | None:
+        """A verdict, and the workers' stacks; None while all is well. `pids`: of the workers, in order."""
         if self.stall_s is None:
             return None
+        seen = self.survey(pids, ended)
+        self.tell_of_straggler(seen)
+        return self.verdict(seen)
+
+    def survey(self, pids: Sequence[int], ended: Sequence[bool]) -> list[Seen]:
+        assert self.stall_s is not None
         now = time.monotonic()
         if now - self._last_look > max(1.0, 4 * INTERVAL_S):  # this process was stopped itself, or starved
             self._blind_until = now + self.stall_s
         self._last_look = now
-        seen = [self._seen(number, pid, has_ended, now) for number, (pid, has_ended) in enumerate(zip(pids, ended))]
-        if now < max(self._blind_until, self._ask_again_at) or not judge.is_stalled(seen, self.stall_s):
+        return [self._seen(number, pid, has_ended, now) for number, (pid, has_ended) in enumerate(zip(pids, ended))]
+
+    def verdict(self, seen: Sequence[Seen]) -> tuple[Verdict, Stacks] | None:
+        """On workers of this machine, and of others if there are any. Asks those of this one for their stacks."""
+        assert self.stall_s is not None
+        now = time.monotonic()
+        if now < max(self._blind_until, self._next_question) or not judge.is_stalled(seen, self.stall_s):
             return None
-        texts = self._ask(seen)
-        verdict = judge.judge([self._with_stack(each, texts) for each in seen], self.stall_s)
-        self._ask_again_at = now + max(1.0, _ASK_AGAIN * self.stall_s)
-        return (verdict, texts) if verdict else None
+        self._next_question = now + _QUESTIONS_S
+        texts = self.ask(seen)
+        found = judge.judge([self._with_stack(each, texts) for each in seen], self.stall_s)
+        return (found, texts) if found else None
 
     def parting(self) -> Parting | None:
         """Where the workers' collectives have parted, also after their end."""
-        return calls.find({rank: self._state(number).calls for number, rank in enumerate(self.ranks)})
+        return calls.find({rank: self.state_of(rank).calls for rank in self.ranks})
 
     def state_of(self, rank: int) -> pulse.State:
-        return self._state(rank - self.ranks.start)
+        return pulse.read(self._board.slot(self.ranks.index(rank)))
 
     def place_of(self, rank: int, text: str) -> str:
         """Where a worker stands by its stacks: `model.py:12 in forward`; "" if that can't be told."""
@@ -94,36 +120,62 @@ class Watch:
         frames = stacks.without_libraries(stacks.main_thread(text, self.state_of(rank).thread))[:_MOST_FRAMES]
         return "\n".join(f'  File "{each.file}", line {each.line}, in {each.function}' for each in reversed(frames))
 
-    def _state(self, number: int) -> pulse.State:
-        return pulse.read(self._board.slot(number))
+    def tell_of_straggler(self, seen: Sequence[Seen]) -> None:
+        """To the workers of this machine, when there is a new one or the last one has caught up."""
+        now = time.monotonic()
+        for each in seen:
+            history = self._histories.setdefault(each.rank, deque())
+            if each.state.is_long or each.state.step is None or each.has_ended:
+                history.clear()
+            elif not history or each.state.step != history[-1].step or each.state.phase == "exchange":
+                history.append(Spent.of(each.state, now, each.has_unsent, each.has_unread))
+            while history and history[0].time < now - straggler.LONGEST_S:
+                history.popleft()
+        found = straggler.find([(each.rank, each.host, self._histories[each.rank]) for each in seen])
+        if news := self._teller.news(found, now):
+            told = {} if news == "over" else {"rank": news.rank, "cost": news.cost, "message": str(news)}
+            self._board.tell({"straggler": told})
+
+    def ask(self, seen: Sequence[Seen]) -> Stacks:
+        """Those of this machine for their stacks."""
+        asked: dict[int, int] = {}
+        for each in seen:
+            if each.rank not in self.ranks or each.has_ended or not each.state.attached:
+                continue
+            file = self._stacks[self.ranks.index(each.rank)]
+            os.ftruncate(file, 0)
+            if stacks.ask(each.state.pid):
+                asked[each.rank] = file
+        return stacks.collect(asked)
 
     def _seen(self, number: int, pid: int, has_ended: bool, now: float) -> Seen:
         assert self.stall_s is not None
-        now_facts, samples = facts.of(pid), self._samples[number]
+        rank, now_facts = self.ranks[number], facts.of(pid)
+        samples = self._samples[rank]
         samples.append(Sample(now, now_facts))
         while len(samples) > 2 and samples[1].time < now - _OF_LATE * self.stall_s:
             samples.popleft()
         before = samples[0]
         span_s = max(now - before.time, 1e-3)
+        state = pulse.read(self._board.slot(number))
+        if now_facts.is_stopped:
+            self._stopped_at[rank] = now
+        elif state.beat_age_s > now - self._stopped_at.get(rank, 0.0):  # it was let go on, and has to catch up
+            state = replace(state, beat_age_s=now - self._stopped_at[rank])
+        unsent, unread = facts.has_full_sockets(pid) if state.waits_in else (False, False)
         return Seen(
-            rank=self.ranks[number],
+            rank=rank,
             host=self.host,
-            state=self._state(number),
+            state=state,
             facts=now_facts,
             has_ended=has_ended or now_facts.is_gone,
             is_busy=now_facts.cpu_s - before.facts.cpu_s > _BUSY * span_s,
             has_moved=now_facts.moved_bytes - before.facts.moved_bytes > _FEW_BYTES,
+            has_unsent=unsent,
+            has_unread=unread,
         )
 
-    def _ask(self, seen: Sequence[Seen]) -> dict[int, str]:
-        asked = {
-            each.rank: self._stacks[number]
-            for number, each in enumerate(seen)
-            if each.state.attached and not each.has_ended and stacks.ask(each.state.pid, self._stacks[number])
-        }
-        return stacks.collect(asked)
-
-    def _with_stack(self, each: Seen, texts: Mapping[int, str]) -> Seen:
+    def _with_stack(self, each: Seen, texts: Stacks) -> Seen:
         if each.waits or each.rank not in texts:
             return each
         frame = stacks.in_collective(stacks.main_thread(texts[each.rank], each.state.thread))

@@ -115,7 +115,7 @@ def test_a_killed_worker_is_named_with_its_last_words(launch):
 
     assert code == 1
     assert re.search(r"rank 1 on \S+ failed after step 400; 1 other worker lost its peer because of it:", screen)
-    assert screen.endswith("epoch 3 on 1\nkilled by SIGKILL, perhaps out of memory\n")
+    assert re.search(r"\nepoch 3 on 1\nkilled by SIGKILL( \(not by the kernel's .*\)|, perhaps out of memory)\n$", screen)
     (echo, killed) = failures.read_all(launch.folder, attempt=0)
     assert (echo.kind, killed.kind, killed.exit_code) == ("peer_lost", "signal", -9)
 
@@ -126,25 +126,13 @@ def test_a_worker_that_dies_before_it_can_record_is_quoted(launch):
     assert "ModuleNotFoundError: No module named 'no_such_module'\n" in screen[screen.rindex("rank 0 on") :]
 
 
-def test_a_store_that_does_not_start_is_named(launch, monkeypatch, tmp_path):
-    (tmp_path / "torch").mkdir()
-    (tmp_path / "torch/__init__.py").write_text("raise ImportError('libtorch_cpu.so: cannot open')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-
-    code, screen = launch.run(HANG)
-
-    assert code == 1
-    assert "the rendezvous store on" in screen
-    assert "ImportError: libtorch_cpu.so: cannot open" in screen
-
-
 # --- the end of the supervisor ---
 
 
-def test_workers_and_store_die_with_a_killed_supervisor(launch):
+def test_fault_5_workers_die_with_a_killed_supervisor(launch):
     launch.start(HANG)
     assert eventually(launch.is_ready, 20)
-    assert len(launch.pids("worker.py")) == 3 and len(launch.pids("distdl.comm.store")) == 1  # 3: its own arguments too
+    assert len(launch.pids("worker.py")) == 3  # its own arguments name it, too
 
     launch.kill_supervisor()
 
@@ -224,32 +212,39 @@ def test_a_failed_attempt_is_started_again(launch):
 
     assert code == 0
     assert re.search(r"rank 1 on \S+ failed at step 412: ValueError: boom\n", screen)
-    assert "starting again from the checkpoint of step 400 (restart 1 of 2)\n" in screen
+    assert "starting again from the checkpoint of step 400\n" in screen
     assert launch.log(1) == "attempt 0 0\nattempt 1 1\n"
     assert failures.read_all(launch.folder, attempt=1) == []
 
 
-def test_restarts_end_when_one_made_no_progress(launch):
-    code, screen = launch.run('rank or attempt() or commit(400)\nfail(ValueError(f"boom {attempt()}"))', max_restarts=5)
+def test_fault_39_restarts_without_progress_end_with_the_first_cause(launch):
+    worker = """
+        rank or attempt() or commit(400)
+        fail(ValueError("boom"), step=412) if attempt() < 3 else fail(ValueError("at last another one"), step=413)
+        """
+
+    code, screen = launch.run(worker, max_restarts=3)
 
     assert code == 1
-    assert "restart 1 of 5" in screen and "restart 2 of 5" not in screen
-    assert "not starting again: restart 1 made no checkpoint newer than step 400" in screen
-    assert screen.endswith("ValueError: boom 1\n")
+    assert screen.count("starting again from the checkpoint of step 400") == 3
+    assert "not starting again: 3 restarts in a row made no checkpoint newer than step 400" in screen
+    assert re.search(r"it began with: rank \d on \S+ failed at step 412: ValueError: boom\n", screen)
+    assert screen.endswith("ValueError: at last another one\n")
 
 
-def test_restarts_go_on_while_they_make_progress_up_to_their_number(launch):
+def test_restarts_that_make_progress_are_not_counted(launch):
     code, screen = launch.run(
         """
-        rank == 1 and commit(100 * (attempt() + 1))
+        rank == 1 and attempt() < 4 and commit(100 * (attempt() + 1))
         fail(ValueError(f"boom {attempt()}")) if rank == 1 else fail(PeerLost("lost contact"))
         """,
         max_restarts=2,
     )
 
     assert code == 1
-    assert "not starting again: that was restart 2 of 2" in screen
-    assert screen.endswith("ValueError: boom 2\n")
+    assert screen.count("starting again from") == 5 and "(restart 2 of 2 without progress)" in screen
+    assert "not starting again: 2 restarts in a row made no checkpoint newer than step 400" in screen
+    assert screen.endswith("ValueError: boom 5\n")
 
 
 def test_a_stop_while_a_failure_is_dealt_with_ends_the_restarts(launch):
@@ -301,15 +296,17 @@ def test_workers_have_the_fence_of_the_lease(launch):
 
 def test_workers_find_each_other_in_every_attempt(launch):
     worker = """
-        import torch, torch.distributed as dist
-        dist.init_process_group("gloo", init_method="env://")
+        import torch
+        from distdl.comm import collectives
+        from distdl.comm.world import detect
+        collectives.join(detect(), "gloo", torch.device("cpu"))
         total = torch.ones(1) * (rank + 1)
-        dist.all_reduce(total)
+        collectives.sum_(total)
         print("sum", total.item(), flush=True)
-        dist.barrier()
+        collectives.barrier()
         if attempt() == 0:
             fail(ValueError("boom")) if rank == 0 else time.sleep(100)
-        dist.destroy_process_group()
+        collectives.leave()
         """
 
     code, screen = launch.run(worker, max_restarts=1)

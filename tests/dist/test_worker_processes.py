@@ -164,7 +164,7 @@ def test_a_process_that_is_gone_is_told_of_and_nobody_waits_for_it(tmp_path, loa
     killed = worker_processes().pop()
     os.kill(killed, signal.SIGKILL)
 
-    with pytest.raises(ProcessLost, match=f"process {killed} of rank 5 was killed by SIGKILL, .* memory.*\n.*--resume"):
+    with pytest.raises(ProcessLost, match=f"process {killed} of rank 5: killed by SIGKILL.*memory.*\n.*--resume"):
         for _ in range(1000):
             next(stream)
 

@@ -3,15 +3,20 @@
 `how`: what it does in its forward pass, once, when it has taken `after` steps.
 """
 
+import itertools
 import json
 import os
+import resource
 import signal
 import time
+from pathlib import Path
 
 import torch
 
 from distdl import models
 from distdl.comm import collectives
+from distdl.data.fill import Filler
+from distdl.trainer import loop
 
 SIZE = 1000
 
@@ -32,11 +37,17 @@ class Faults:
         self.n_forward += 1
         is_due = self.n_forward > self.fault["after"]
         is_mine = is_due and collectives.rank() == self.fault["rank"] and _once(self.fault)
+        if is_mine and self.n_forward == self.fault["after"] + 1:
+            _note_time(self.fault)
         getattr(self, self.fault["how"])(is_mine)
 
     def killed(self, is_mine):
         if is_mine:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed_in_slow_steps(self, is_mine):
+        time.sleep(0.15)
+        self.killed(is_mine)
 
     def stopped(self, is_mine):
         if is_mine:
@@ -52,6 +63,11 @@ class Faults:
 
     def slow(self, is_mine):
         time.sleep(self.fault["seconds"] * (10 if is_mine else 1))
+
+    def memory(self, is_mine):
+        if is_mine:
+            resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))  # less than it has
+            torch.ones(1 << 28)
 
     # Two sums in each step, as of layers that meet in the forward pass.
 
@@ -81,6 +97,35 @@ class Faults:
         collectives.start_sum(torch.ones(size, dtype=dtype), name).wait()
 
 
+def end_early(fault):
+    """As a loader does that has less than the others'."""
+    real = loop.announced
+    if int(os.environ["RANK"]) == fault["rank"]:
+        loop.announced = lambda batches, run: _noting(fault, itertools.islice(real(batches, run), fault["after"]))
+
+
+def _noting(fault, batches):
+    yield from batches
+    _note_time(fault)
+
+
+def stall_input(fault):
+    real, calls = Filler.fill, itertools.count()
+
+    def fill(self, *arguments):
+        if int(os.environ["RANK"]) == fault["rank"] and next(calls) >= fault["after"]:
+            _note_time(fault)
+            time.sleep(3600)
+        return real(self, *arguments)
+
+    Filler.fill = fill
+
+
+def _note_time(fault):
+    if "at" in fault:
+        Path(fault["at"]).write_text(str(time.monotonic()))
+
+
 def _once(fault):
     """Not again after a restart, if there is a file to tell by."""
     if "once" in fault:
@@ -91,8 +136,15 @@ def _once(fault):
     return True
 
 
+ELSEWHERE = {"uneven": end_early, "input": stall_input}
+
+
 def lenet5(**args):
     network = models.build("lenet5", args)
     if "HANG" in os.environ:
-        network.register_forward_pre_hook(Faults(json.loads(os.environ["HANG"])).before_forward)
+        fault = json.loads(os.environ["HANG"])
+        if fault["how"] in ELSEWHERE:
+            ELSEWHERE[fault["how"]](fault)
+        else:
+            network.register_forward_pre_hook(Faults(fault).before_forward)
     return network

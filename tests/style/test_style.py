@@ -18,6 +18,7 @@ LAYERS = [
     "catalogue",
     "registry",
     "plugins",
+    "net",
     "config",
     "run",
     "watch",
@@ -36,7 +37,7 @@ LAYERS = [
     "cli",
     "__main__",
 ]
-FREE_OF_TORCH = ("errors", "registry", "plugins", "config", "run", "watch", "launch", "cli", "__main__")
+FREE_OF_TORCH = ("errors", "registry", "plugins", "net", "config", "run", "watch", "launch", "cli", "__main__")
 MOST_LINES = {"distdl": 500, "benchmarks": 500, "tests": 600}
 
 

@@ -311,7 +311,7 @@ def test_an_unknown_key_like_no_other_is_answered_with_the_keys_there_are() -> N
 
     assert problem == (
         "command line 'dist.quux=1': unknown key 'dist.quux' "
-        "('dist' has: backend, engine, reduction, leaves, hierarchical, bucket_mib, stall_s)"
+        "('dist' has: backend, engine, reduction, leaves, hierarchical, bucket_mib, stall_s, bind)"
     )
 
 

@@ -16,7 +16,7 @@ STACK = """Current thread {thread:#018x} (most recent call first):
 
 @pytest.fixture
 def watch():
-    made = Watch(3, 5.0, host="node-a")
+    made = Watch(range(3), 5.0, host="node-a")
     for rank, hand in enumerate(hands(made)):
         hand.step(10 + rank)
     yield made

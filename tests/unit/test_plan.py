@@ -14,7 +14,7 @@ FOLDER = RunFolder(Path("runs/lenet5"))
 
 
 def environment(base: dict[str, str] | None = None, **changes) -> dict[str, str]:
-    arguments = {"rank": 1, "nproc": 4, "port": 29501, "attempt": 2, "folder": FOLDER, "base": base or {}}
+    arguments = {"rank": 1, "places": range(4), "attempt": 2, "folder": FOLDER, "base": base or {}}
     return plan.worker_environment(**(arguments | changes))
 
 
@@ -28,8 +28,13 @@ def test_a_worker_finds_its_place_in_torchruns_variables():
         "LOCAL_WORLD_SIZE": "4",
         "GROUP_RANK": "0",
     }
-    assert (told["MASTER_ADDR"], told["MASTER_PORT"]) == ("127.0.0.1", "29501")
-    assert (told["TORCHELASTIC_USE_AGENT_STORE"], told["TORCHELASTIC_RESTART_COUNT"]) == ("True", "2")
+    assert told["TORCHELASTIC_RESTART_COUNT"] == "2"
+
+
+def test_the_device_of_a_place_that_is_left_out_is_invisible():
+    assert environment(places=[0, 2, 3])["CUDA_VISIBLE_DEVICES"] == "0,2,3"
+    assert environment({"CUDA_VISIBLE_DEVICES": "4,5,6,7"}, places=[0, 2])["CUDA_VISIBLE_DEVICES"] == "4,6"
+    assert "CUDA_VISIBLE_DEVICES" not in environment()
 
 
 def test_a_worker_knows_its_supervisor_and_an_absolute_run_folder():

@@ -46,7 +46,8 @@ def start(programs):
 
 
 def stack_of(pid, file, thread):
-    assert stacks.ask(pid, file)
+    os.ftruncate(file, 0)
+    assert stacks.ask(pid)
     return stacks.main_thread(stacks.collect({0: file})[0], thread)
 
 
@@ -76,7 +77,7 @@ def test_who_answers_goes_on_as_if_nobody_had_asked(start, tmp_path):
     pid, file, _ = start("import time\nprint('ready', flush=True)\ntime.sleep(0.5)\nopen(__file__ + '.done', 'w')\n")
 
     while not facts.of(pid).is_gone:
-        stacks.ask(pid, file)
+        stacks.ask(pid)
         stacks.collect({0: file})
 
     assert (tmp_path / "0.py.done").exists()
@@ -105,7 +106,7 @@ second()
 def test_who_never_said_that_it_answers_is_not_asked_which_would_end_it(programs):
     pid = programs.start(DOING["sleeps"][0], attach=False)
 
-    assert not stacks.ask(pid, descriptor=-1)
+    assert not stacks.ask(pid)
     assert not facts.of(pid).is_gone
 
 
@@ -113,7 +114,7 @@ def test_one_that_has_ended_is_not_asked(start):
     pid, file, _ = start("print('ready', flush=True)")
     until(lambda: facts.of(pid).is_gone)
 
-    assert not stacks.ask(pid, file)
+    assert not stacks.ask(pid)
     assert stacks.collect({0: file}) == {0: ""}
 
 

@@ -17,7 +17,7 @@ _ATTACH = (
 
 def hand(descriptor, number=0):
     """A worker's, on its slot of the board."""
-    return pulse.Pulse(pulse.slot_of(descriptor, number))
+    return pulse.Pulse(*pulse.slot_of(descriptor, number))
 
 
 def hands(watch):

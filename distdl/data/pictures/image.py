@@ -132,6 +132,8 @@ def _decode_with_opencv(data: bytes) -> Any:
     try:
         image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:  # says nothing about the image
+            raise MemoryError(f"no memory to decode an image of {len(data):,} bytes") from error
         raise ValueError(f"OpenCV can't decode it: {str(error).strip()}") from None
     if image is None:
         raise ValueError("damaged, or not a known image format")

@@ -1,0 +1,189 @@
+"""`python -m distdl.launch.agent BOARD STACKS...`: watches over the workers of one host that another launcher started.
+
+A worker of each host starts it, with the descriptors that its watch needs (distdl/trainer/watched.py), and talks to it
+over its stdin and stdout, a line of JSON each way:
+
+    agent:   {"address": ..., "port": ...}   where it listens on the job's network; nothing where there is one host
+    worker:  a Job; at the end of a run that ends well, one more byte
+
+The agents tell each other of their workers (distdl/watch/mesh.py), so that each knows of all and comes to one verdict.
+It prints that, keeps the stacks of its own workers with the run, and ends them: how to go on is the launcher's matter.
+It ends with its stdin, which is with its worker.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distdl.launch import hangs
+from distdl.run import failures
+from distdl.run.folder import RunFolder
+from distdl.watch import calls
+from distdl.watch.judge import Seen, Verdict
+from distdl.watch.mesh import Mesh
+from distdl.watch.pulse import Board
+from distdl.watch.watch import INTERVAL_S, Stacks, Watch
+
+_TELL_S = 0.5  # between two datagrams
+_LEAST_SILENCE_S = 2.0
+_STACKS_S = 0.7  # that others get to send theirs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    token: str
+    peers: list[tuple[str, int] | None]  # the agents, by host; None: this one
+    hosts: list[str]  # their names
+    ranks: list[int]  # of this host's workers, slot by slot
+    pids: list[int]
+    error_files: list[str]  # that torchrun reads what its workers failed from; "" without
+    stall_s: float
+    folder: str
+    attempt: int
+
+    @property
+    def here(self) -> int:
+        return self.peers.index(None)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal goes to all: it is the workers' to obey
+    board, *stack_files = map(int, sys.argv[2:])
+    mesh = Mesh(sys.argv[1]) if sys.argv[1] else None
+    if mesh:
+        print(json.dumps({"address": mesh.address, "port": mesh.port}), flush=True)
+    if line := sys.stdin.readline():
+        job = Job(**json.loads(line))
+        job = Job(**{**asdict(job), "peers": [tuple(peer) if peer else None for peer in job.peers]})
+        Agent(job, mesh, Board(len(job.ranks), board), stack_files).watch()
+
+
+class Agent:
+    def __init__(self, job: Job, mesh: Mesh | None, board: Board, stack_files: Sequence[int]) -> None:
+        self._job, self._mesh = job, mesh
+        host = job.hosts[job.here]
+        self._watch = Watch(job.ranks, job.stall_s, host=host, board=board, stack_files=stack_files)
+        self._next_tell = 0.0
+        if mesh:
+            mesh.join(job.token, job.peers)
+
+    def watch(self) -> None:
+        while (last := _read(sys.stdin.fileno(), INTERVAL_S)) is None:
+            if found := self._look():
+                self._end(*found)
+                return
+        if last:
+            return  # all is well
+        time.sleep(INTERVAL_S)  # what the others did last may still be on its way
+        self._say_parting(self._survey())
+
+    def _survey(self) -> list[Seen]:
+        seen = self._watch.survey(self._job.pids, [False] * len(self._job.pids))
+        if self._mesh:
+            if time.monotonic() >= self._next_tell:
+                self._next_tell = time.monotonic() + _TELL_S
+                self._mesh.send(seen)
+            self._mesh.receive()
+            seen += self._mesh.others()
+        return sorted(seen, key=lambda each: each.rank)
+
+    def _look(self) -> tuple[Verdict, Stacks] | None:
+        seen = self._survey()
+        self._watch.tell_of_straggler(seen)
+        if self._mesh:
+            for message in self._mesh.messages:
+                if message["kind"] == "verdict":
+                    return Verdict(**message["verdict"]), self._watch.ask(seen)
+            if broken := self._broken_links():
+                return self._link_verdict(broken, seen)
+        return self._watch.verdict(seen)
+
+    def _broken_links(self) -> dict[int, str]:
+        """By host, what is wrong with the way to it and back."""
+        assert self._mesh
+        patience_s = max(_LEAST_SILENCE_S, 0.5 * self._job.stall_s)
+        found = {}
+        for host, silent_s in enumerate(self._mesh.not_heard_s()):
+            name, own_name = self._job.hosts[host], self._job.hosts[self._job.here]
+            if silent_s > patience_s:
+                found[host] = f"nothing has come from {name} for {silent_s:.1f} s: the link from it, or itself, is down"
+            elif host != self._job.here and not self._mesh.is_heard_by(host, patience_s):
+                found[host] = f"nothing that {own_name} sends gets to {name}, though {name} is heard: a link one way"
+        return found
+
+    def _link_verdict(self, broken: dict[int, str], seen: Sequence[Seen]) -> tuple[Verdict, Stacks] | None:
+        """Once this host's workers have waited for the others for too long."""
+        own = [each for each in seen if each.rank in self._job.ranks and not each.has_ended]
+        waited_s = min((each.state.waits_s for each in own if each.state.waits_in), default=0.0)
+        waiting = [each for each in own if each.state.waits_in]
+        if not waiting or waited_s < self._job.stall_s or any(each.state.is_long for each in waiting):
+            return None
+        names = {self._job.hosts[host] for host in broken}
+        what = f"{'; '.join(broken.values())}. All of this host's workers wait in {waiting[0].state.waits_in}"
+        ranks = [each.rank for each in seen if each.host in names]
+        return Verdict(cause="link", ranks=ranks, what=what, after_s=waited_s), self._watch.ask(seen)
+
+    def _end(self, verdict: Verdict, texts: Stacks) -> None:
+        """Tells what was found, here and to the other hosts, and ends this host's workers."""
+        if self._mesh:
+            self._mesh.say({"kind": "verdict", "verdict": asdict(verdict)})
+        own_culprits = [rank for rank in verdict.ranks if texts.get(rank)]
+        for rank in own_culprits[:1]:
+            if self._mesh:
+                stack = hangs.where(self._watch, rank, texts[rank])
+                self._mesh.say({"kind": "stack", "stack": stack})
+        told = hangs.told(self._watch, verdict, texts)
+        if not own_culprits and verdict.ranks and (stack := self._stack_from_elsewhere()):
+            told = f"{stack}\n{told}"
+        _say(f"hang: {told}")
+        folder = RunFolder(Path(self._job.folder))
+        for record in hangs.records(self._watch, verdict, texts, self._job.attempt):
+            if folder.path.exists():  # rank 0's host alone may have it
+                failures.save(folder, record)
+        for rank, pid, path in zip(self._job.ranks, self._job.pids, self._job.error_files, strict=True):
+            if path and rank in (verdict.ranks or self._job.ranks[:1]):
+                _write_for_torchrun(path, told)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _stack_from_elsewhere(self) -> str:
+        until = time.monotonic() + _STACKS_S
+        while self._mesh and time.monotonic() < until:
+            select.select([self._mesh], [], [], 0.1)
+            self._mesh.receive()
+            for message in self._mesh.messages:
+                if message["kind"] == "stack":
+                    return str(message["stack"])
+        return ""
+
+    def _say_parting(self, seen: Sequence[Seen]) -> None:
+        """Of collectives, if that is what a worker has died of: its library only says that something broke."""
+        if parting := calls.find({each.rank: each.state.calls for each in seen}):
+            _say(parting.text)
+
+
+def _read(descriptor: int, within_s: float) -> bytes | None:
+    readable, _, _ = select.select([descriptor], [], [], within_s)
+    return os.read(descriptor, 1) if readable else None
+
+
+def _say(text: str) -> None:
+    print(f"\n{text}", file=sys.stderr, flush=True)
+
+
+def _write_for_torchrun(path: str, text: str) -> None:
+    message: dict[str, Any] = {"message": text, "extraInfo": {"py_callstack": text, "timestamp": str(int(time.time()))}}
+    with contextlib.suppress(OSError):
+        Path(path).write_text(json.dumps({"message": message}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""The processes of one attempt to train: started together, watched over, and none left at the end.
+
+One thread waits in one place for three things: output of the workers, signals (Ctrl-C and those that ask for a stop,
+which are passed on to the workers), and the end of a worker, which is a signal as well. Four times a second it looks
+whether a worker is missing (distdl/watch).
+
+After the first failure the others get GRACE_S to notice, record it and end; then they are killed. SIGTERM would be no
+use: to a worker it means "save and stop", and a stopped process never gets it.
+"""
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from distdl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED
+from distdl.launch import hangs, plan
+from distdl.launch.meeting import Meeting
+from distdl.launch.output import Output, Screen
+from distdl.launch.signals import Signals
+from distdl.run import failures, oom
+from distdl.run.failures import FailureRecord
+from distdl.run.folder import RunFolder
+from distdl.run.lease import Lease
+from distdl.watch.watch import INTERVAL_S, Watch
+
+GRACE_S = 3.0
+KILL_S = 5.0  # a killed process is gone in milliseconds, unless the kernel holds it (a read from a dead network disk)
+
+_WAKE_S = 1.0  # in case a signal was missed
+_ENDED_WELL = (EXIT_DONE, EXIT_PREEMPTED, EXIT_INTERRUPTED)
+_CTRL_C = "stopping after this step and saving; press Ctrl-C again to stop at once"
+
+
+@dataclass(slots=True, kw_only=True)
+class Child:
+    """A worker. It leads a session and a process group of its own, which holds what it has started."""
+
+    rank: int
+    process: subprocess.Popen[bytes]
+    output: Output
+    exit_code: int | None = None  # negative: the signal that ended it
+    killed: bool = False  # by the supervisor
+
+
+class Attempt:
+    """The processes of one attempt. Whatever happens in the `with` block, none of them is left after it."""
+
+    def __init__(self, number: int, folder: RunFolder, screen: Screen, watch: Watch) -> None:
+        self.number = number
+        self._watch = watch
+        self._next_look = 0.0
+        self._is_judged = False  # a verdict was given
+        self.workers: list[Child] = []
+        self.forwarded: set[int] = set()  # signals
+        self._meeting = Meeting()
+        self.makes_room = False  # it was told to save and end, since another place is free
+        self._folder = folder
+        self._screen = screen
+        self._selector = selectors.DefaultSelector()
+        self._grace_end: float | None = None
+        self._kill_end: float | None = None
+
+    def __enter__(self) -> "Attempt":
+        return self
+
+    def start(self, command: Sequence[str], places: Sequence[int], lease: Lease | None) -> None:
+        """A worker at each of these places, which are numbered like the machine's devices."""
+        failures.clear(self._folder)
+        self._kills = oom.count()
+        meeting = self._meeting.environment()
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        for rank in range(len(places)):
+            environment = plan.worker_environment(
+                rank=rank,
+                places=places,
+                attempt=self.number,
+                folder=self._folder,
+                fence=lease.fence if lease else None,
+            )
+            environment |= {**meeting, **self._watch.environment(rank)}
+            inherited = [*self._meeting.inherited, *self._watch.descriptors(rank), *([lease.fileno()] if lease else [])]
+            process = _spawn(command, environment, inherited)
+            header = f"--- {started} attempt {self.number}: rank {rank} of {len(places)}, pid {process.pid} ---"
+            self._folder.log(rank).parent.mkdir(parents=True, exist_ok=True)
+            self.workers.append(self._adopt(rank, process, header))
+
+    def _adopt(self, rank: int, process: subprocess.Popen[bytes], header: str) -> Child:
+        assert process.stdout is not None
+        try:
+            output = Output(process.stdout, self._folder.log(rank), self._screen if rank == 0 else None, header)
+            self._selector.register(output, selectors.EVENT_READ, output)
+        except BaseException:
+            _kill_group(process)  # `__exit__` doesn't know it yet
+            raise
+        return Child(rank=rank, process=process, output=output)
+
+    def watch(self, signals: Signals, grows_at: float | None = None) -> None:
+        """Returns when every worker has ended, on its own or, after a failure or on request, by force.
+
+        `grows_at`: when another place is free (time.monotonic()), so that the workers are to save and make room.
+        """
+        self._selector.register(signals, selectors.EVENT_READ)
+        while any(worker.exit_code is None for worker in self.workers):
+            for key, _ in self._selector.select(self._patience_s()):
+                if isinstance(key.data, Output):
+                    key.data.pump()
+                    if key.data.at_end:
+                        self._selector.unregister(key.data)
+            for number in signals.arrived():
+                by_hand = number == signal.SIGINT
+                self._screen.say(_CTRL_C if by_hand else f"{number.name}: stopping after this step and saving")
+                self._forward(number)
+            self._reap()
+            if _is_past(grows_at) and not self.makes_room and signals.stop_code is None and self._is_in_steps():
+                self._screen.say("a place is free again: saving, to go on with more workers")
+                self.makes_room = True
+                self._forward(signals.first_stop_signal)
+            if self._grace_end is None and self._has_failure():
+                self._grace_end = time.monotonic() + GRACE_S
+            if self._grace_end is None and time.monotonic() >= self._next_look:
+                self._look()
+            if signals.kill_code is not None or self._is_judged or _is_past(self._grace_end):
+                self._kill()
+            if _is_past(self._kill_end):
+                break
+
+    def _look(self) -> None:
+        """Whether a worker is missing: who it is, and what the others do, goes into the records."""
+        self._next_look = time.monotonic() + INTERVAL_S
+        pids = [worker.process.pid for worker in self.workers]
+        try:
+            found = self._watch.look(pids, [worker.exit_code is not None for worker in self.workers])
+        except Exception as error:  # to train unwatched is better than not to train
+            self._watch.stall_s = None
+            self._screen.say(f"warning: nobody watches for hangs any more: {type(error).__name__}: {error}")
+            return
+        if found:
+            verdict, texts = found
+            self._is_judged = True
+            for record in hangs.records(self._watch, verdict, texts, self.number):
+                failures.save(self._folder, record)
+
+    def ended_well(self) -> bool:
+        return not self._is_judged and all(worker.exit_code in _ENDED_WELL for worker in self.workers)
+
+    def unkillable(self) -> bool:
+        return any(worker.exit_code is None for worker in self.workers)
+
+    def failure_records(self) -> list[FailureRecord]:
+        """The first cause, then the others. Writes the records of those that could not write their own."""
+        records = {record.rank: record for record in failures.read_all(self._folder, self.number)}
+        for child in self.workers:
+            if child.rank not in records and child.exit_code not in _ENDED_WELL:
+                records[child.rank] = self._describe_end(child)
+        cause = failures.first_cause(list(records.values()))
+        assert cause is not None
+        if cause.kind not in ("user", "hang") and (unlike := hangs.mismatch(self._watch, records, self.number)):
+            failures.save(self._folder, unlike)
+            records[unlike.rank] = cause = unlike
+        return [cause, *(record for record in records.values() if record is not cause)]
+
+    def _describe_end(self, child: Child) -> FailureRecord:
+        record = failures.describe_end(
+            rank=child.rank,
+            exit_code=-signal.SIGKILL if child.exit_code is None else child.exit_code,
+            killed=child.killed,
+            last_lines=child.output.last_lines,
+            step=failures.last_logged_step(self._folder),
+            attempt=self.number,
+            judged=oom.judge(child.process.pid, self._kills) if child.exit_code == -signal.SIGKILL else None,
+        )
+        failures.save(self._folder, record)
+        return record
+
+    def _has_failure(self) -> bool:
+        return any(worker.exit_code not in (None, *_ENDED_WELL) for worker in self.workers)
+
+    def _is_in_steps(self) -> bool:
+        """So that it can be told to save: before, a signal to stop would just end it."""
+        return all(self._watch.state_of(worker.rank).step is not None for worker in self.workers)
+
+    def _forward(self, number: int) -> None:
+        self.forwarded.add(number)
+        for worker in self.workers:
+            if worker.exit_code is None:
+                os.kill(worker.process.pid, number)  # Popen.send_signal would reap it behind our back
+
+    def _reap(self) -> None:
+        for child in self.workers:
+            if child.exit_code is None and _has_ended(child.process):
+                _kill_group(child.process)  # before it is reaped: its zombie keeps the number from being given anew
+                child.exit_code = child.process.wait()
+                self._close(child)
+
+    def _close(self, child: Child) -> None:
+        with contextlib.suppress(KeyError, ValueError):  # unregistered at the end of its output
+            self._selector.unregister(child.output)
+        child.output.close()
+
+    def _kill(self) -> None:
+        if self._kill_end is None:
+            self._kill_end = time.monotonic() + KILL_S
+        self._reap()  # who has ended by itself was not killed
+        for child in self.workers:
+            if child.exit_code is None:
+                child.killed = True
+                _kill_group(child.process)
+
+    def _patience_s(self) -> float:
+        ends = [end for end in (self._grace_end, self._kill_end, self._next_look) if end is not None]
+        return min([_WAKE_S, *(max(0.0, end - time.monotonic()) for end in ends)])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._kill()
+        while any(child.exit_code is None for child in self.workers) and not _is_past(self._kill_end):
+            time.sleep(0.005)
+            self._reap()
+        for child in self.workers:
+            self._close(child)
+        self._selector.close()
+        self._watch.close()
+        self._meeting.close()
+
+
+def _spawn(
+    command: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        env=environment,
+        pass_fds=descriptors,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        bufsize=0,
+        start_new_session=True,  # Ctrl-C in the terminal reaches the supervisor alone
+    )
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    if hasattr(os, "waitid"):
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return process.poll() is not None  # macOS
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone; macOS refuses for a zombie
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _is_past(end: float | None) -> bool:
+    return end is not None and time.monotonic() > end

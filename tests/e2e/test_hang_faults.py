@@ -1,0 +1,131 @@
+"""A worker is made to fail in each way that a collective can: who it was and why is told in seconds.
+
+With a stall budget of 5 s. `python benchmarks/watch/faults.py` runs the same faults under torchrun and plain
+DistributedDataParallel, beside these.
+"""
+
+import json
+import re
+import sys
+import time
+
+import pytest
+from namespaces import Namespaces, on_a_bridge
+
+pytestmark = pytest.mark.timeout(180)
+
+STALL_S = 5
+ANSWER_S = 10
+CHANGES = {
+    "model__name": "hanging:lenet5",
+    "dist__stall_s": STALL_S,
+    "train__steps": 400,
+    "train__eval_every": 10_000,
+    "checkpoint__every": 10_000,
+}
+# The fault, and what the last words have to say of it, besides "rank 1".
+ON_ONE_HOST = {
+    "killed": r"killed by SIGKILL",
+    "stopped": r"stopped by a signal",
+    "skipped": r"rank 1 called .* where ranks 0, 2 called .*\(second\).*: it left one out",
+    "extra": r"rank 1 called .*\(one more\).* where ranks 0, 2 called .*\(second\).*: it called one more",
+    "reordered": r"rank 1 called .*\(second\).* where ranks 0, 2 called .*\(first\)",
+    "other_shape": r"rank 1 called all_reduce of \[1007\].* where ranks 0, 2 called all_reduce of \[1000\].*shapes",
+    "other_dtype": r"rank 1 called .*torch.float64.* where ranks 0, 2 called .*torch.float32.*dtypes differ",
+    "uneven": r"rank 1 called .* where ranks 0, 2 called .*gradient bucket",
+    "memory": r"out of memory",
+    "loop": r"rank 1 on \S+ got no further for .* \(its processor is busy\), in forward",
+    "input": r"rank 1 on \S+ got no batch for .*: its input is stalled",
+}
+
+
+@pytest.mark.parametrize("how", ON_ONE_HOST)
+def test_a_fault_is_told_with_its_rank_and_cause(place, how, record_property):
+    fault = {"rank": 1, "after": 6, "how": how, "at": str(place.path / "at")}
+    config = place.config(**CHANGES)
+
+    result = place.run("train", config, "--nproc", 3, HANG=json.dumps(fault))
+
+    seconds = ended_after(place)
+    record_property("seconds", seconds)
+    assert result.code in (1, 2), result.output
+    assert re.search(r"rank 1 on \S+ (failed|hung)", last_words(result)), result.output
+    assert re.search(ON_ONE_HOST[how], last_words(result)), result.output
+    assert seconds < ANSWER_S
+    assert place.gone_within(2)
+
+
+def test_a_slow_worker_is_told_while_it_is_slow(place):
+    fault = {"rank": 1, "after": 6, "how": "slow", "seconds": 0.1, "at": str(place.path / "at")}
+    config = place.config(**CHANGES | {"train__steps": 20})
+
+    result = place.run("train", config, "--nproc", 3, HANG=json.dumps(fault))
+
+    assert result.code == 0, result.output
+    told = next(row for row in place.rows("run", "event") if row["event"] == "straggler")
+    assert re.match(r"rank 1 on \S+ computes for \S+ s a step, the others for", told["message"])
+    assert told["step"] <= 6 + ANSWER_S  # a step takes a second
+    assert place.rows("run")[-1]["straggler_rank"] == 1 and place.rows("run")[-1]["straggler_cost"] > 0.5
+
+
+@pytest.mark.needs("namespaces")
+@pytest.mark.parametrize("way", ["both ways", "one way"])
+def test_a_link_that_carries_nothing_is_told(place, way):
+    """Two hosts, of two workers each; what host b sends, or what both send, is lost in the middle of the run."""
+    place.config(**CHANGES)
+    with Namespaces("a", "b", "bridge") as hosts:
+        addresses = on_a_bridge(hosts, "bridge", ["a", "b"])
+        workers = [start_worker(place, hosts, addresses, rank) for rank in range(4)]
+        assert eventually(lambda: has_taken(place, 5), 60)
+        hosts.lose("b", "eth0", addresses["a"])
+        if way == "both ways":
+            hosts.lose("a", "eth0", addresses["b"])
+        cut = time.monotonic()
+        screens = [worker.communicate(timeout=60)[1] for worker in workers]
+        seconds = time.monotonic() - cut
+
+    told = "\n".join(screens)
+    assert re.search(rf"nothing has come from \S+ \({addresses['b']}\)", told), told
+    if way == "one way":
+        assert re.search(rf"nothing that \S+ \({addresses['b']}\) sends gets to \S+ \({addresses['a']}\)", told), told
+    assert "of [" in told, "where the workers wait"
+    assert seconds < ANSWER_S
+    assert place.gone_within(2)
+
+
+def start_worker(place, hosts, addresses, rank):
+    environment = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank % 2),
+        "WORLD_SIZE": "4",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": str(rank // 2),
+        "MASTER_ADDR": addresses["a"],
+        "MASTER_PORT": "29512",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = ["env", "-C", str(place.path), sys.executable, "-m", "distdl", "train", "run.yaml"]
+    return hosts.start("ab"[rank // 2], command, {**place.environment, **environment})
+
+
+def has_taken(place, n_steps):
+    return (place.path / "runs/run/metrics.jsonl").exists() and len(place.rows("run")) >= n_steps
+
+
+def eventually(condition, within_s):
+    until = time.monotonic() + within_s
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.05)
+    return condition()
+
+
+def last_words(result):
+    """From the headline of the failure on."""
+    found = re.search(r"^rank \d+ on \S+ (failed|hung)[^\n]*:\n.*\Z", result.output, re.DOTALL | re.MULTILINE)
+    return found[0] if found else ""
+
+
+def ended_after(place):
+    """Seconds from the fault, whose time its worker has written down, to the end."""
+    struck = float((place.path / "at").read_text())
+    return time.monotonic() - struck

@@ -3,6 +3,7 @@
 # make matrix  the long grids, by hand    make bench   the benchmarks, by hand
 # make docs    docs/config-keys.md        make bench-peers   distdl's step beside other frameworks', by hand
 #                                         make bench-comm    communication beside its peers, by hand, 25 minutes
+#                                         make bench-watch   hangs: cost, false alarms, goodput, by hand, 55 minutes
 
 # PyTorch to install. The default takes the newest build that your pip finds (on Linux from PyPI: CUDA). For another one:
 #   make train TORCH='torch==2.13.0 --index-url URL-FROM-PYTORCH.ORG'
@@ -15,7 +16,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 # One thread a process: more of them would wait for each other's cores.
 PARALLEL = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
-.PHONY: train test browser libraries compiler check format matrix bench bench-peers bench-comm docs clean
+.PHONY: train test browser libraries compiler check format matrix bench bench-peers bench-comm bench-watch docs clean
 
 train: $(VENV)/.train data/digits
 	$(BIN)/distdl train configs/digits/lenet5.yaml --nproc 2 --name digits --resume
@@ -82,6 +83,12 @@ bench-comm: $(VENV)/.test
 	$(BIN)/python benchmarks/comm/tree.py bits
 	$(BIN)/python benchmarks/comm/tree.py cost
 	$(BIN)/python benchmarks/comm/hierarchical.py
+
+# What it costs to be watched for hangs, runs that are late but don't hang, and runs whose workers are killed.
+bench-watch: $(VENV)/.test
+	$(BIN)/python benchmarks/watch/overhead.py
+	$(BIN)/python benchmarks/watch/false_alarms.py
+	$(BIN)/python benchmarks/watch/goodput.py
 
 clean:
 	rm -rf $(VENV) .venv-peers .libraries

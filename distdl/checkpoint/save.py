@@ -29,6 +29,7 @@ from distdl.comm import collectives
 from distdl.config.schema import KeepConfig
 from distdl.errors import UserError
 from distdl.run.folder import RunFolder, fsync_folder
+from distdl.watch import pulse
 
 _FAILURES_ENDURED = 2  # a save that fails is tried again when the next is due; the third failure in a row ends the run
 _LONG_WAIT_S = 1.0
@@ -101,6 +102,7 @@ class Checkpoints:
     def _wait_for_the_one_before(self, step: int) -> None:
         began = time.monotonic()
         self._finish(must_succeed=False)
+        pulse.mine.beat()  # for who watches this worker: its own save takes as long again
         waited_s = time.monotonic() - began
         if waited_s > _LONG_WAIT_S:
             self._warn(

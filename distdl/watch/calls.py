@@ -68,7 +68,8 @@ def _parting(place: int, there: Mapping[int, Call], at: Mapping[int, Mapping[int
         return Parting(sorted(there), False, f"the workers called unlike collectives: {told}")
     rank, others = odd[0], [each for each in there if each not in odd]
     mine = [call for each, call in sorted(at[rank].items()) if each >= place]
-    text = f"rank {rank} called {mine[0]}, where {_named(others)} called {right}: {_how(mine, right, expected)}"
+    how = _how(at[rank].get(place - 1), mine, right, expected)
+    text = f"rank {rank} called {mine[0]}, where {_named(others)} called {right}: {how}"
     return Parting(odd, True, text)
 
 
@@ -96,13 +97,14 @@ def _once_followed(place: int, calls: Mapping[int, Call], first: int | None = No
     return []
 
 
-def _how(mine: Sequence[Call], right: Call, expected: Sequence[int]) -> str:
-    called, meant = mine[0].text.split(" "), right.text.split(" ")
-    if called[0] == meant[0] and _outline(mine[0]) == _outline(right):
-        return "the shapes or dtypes differ"
-    if mine[0].key in expected[1:]:
+def _how(before: Call | None, mine: Sequence[Call], right: Call, expected: Sequence[int]) -> str:
+    """`before`: its own call before the first of `mine`."""
+    is_again = before is not None and before.key == mine[0].key
+    if mine[0].key in expected[1:] and not is_again:
         later = any(call.key == right.key for call in mine[1:])
         return "it calls them in another order" if later else "it left one out, or has another order"
+    if _outline(mine[0]) == _outline(right):
+        return "the shapes or dtypes differ"
     return "it called one more, or another one"
 
 

@@ -44,7 +44,7 @@ NEWS_BYTES = 4096  # behind the slots: the number of the news, its length, its t
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PASS_ON = (str(_PACKAGE / "watch"), str(_PACKAGE / "comm"))  # not where a collective was called from
-_TORCH = f"{os.sep}torch{os.sep}"
+_TORCH = f"-packages{os.sep}torch{os.sep}"  # not a folder of that name in which somebody works
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,9 @@ class Call:
 
     def __str__(self) -> str:
         return f"{self.text}, called at {self.line}" if self.line else self.text
+
+
+_LONG_AGO = Call(0, 0, 0, 0, 0, "a collective that many others came after", "", 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +175,8 @@ class Pulse:
         place = places[group, size] = places.get((group, size), 0) + 1
         place_in_size = places[-1, size] = places.get((-1, size), 0) + 1
         entry = n % N_CALLS_KEPT
-        packed = f"{text}\n{_calling_line()}".encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
+        line = f"\n{_calling_line()}".encode()[:_TEXT_BYTES]
+        packed = (text.encode()[: _TEXT_BYTES - len(line)] + line).ljust(_TEXT_BYTES, b"\0")
         self._texts[entry * _TEXT_BYTES : (entry + 1) * _TEXT_BYTES] = packed
         now, at = time.monotonic_ns(), _CALLS + _OF_CALL * entry
         numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3] = group, size, place, place_in_size
@@ -269,8 +273,10 @@ def read(slot: memoryview) -> State:
         group, size, place, place_in_size, key, then = numbers[at : at + _OF_CALL]
         return Call(group, size, place, place_in_size, key, text, line, seconds_since(then))
 
-    # The entry that is written next may be half a text by now.
-    first = max(1, n_calls - N_CALLS_KEPT + 2)
+    calls = {number: call(number) for number in range(max(1, n_calls - N_CALLS_KEPT + 1), n_calls + 1)}
+    # By now entries may have been overwritten, and the one that is next may be half a text.
+    first = slot[:_TEXTS].cast("q")[_N_CALLS] - N_CALLS_KEPT + 2
+    calls = {number: each for number, each in calls.items() if number >= first}
     return State(
         pid=numbers[_PID],
         attached=bool(numbers[_ATTACHED]),
@@ -279,10 +285,10 @@ def read(slot: memoryview) -> State:
         phase_age_s=seconds_since(numbers[_SINCE]),
         step=numbers[_STEP] if numbers[_STEP] >= 0 else None,
         is_first=bool(numbers[_FIRST]),
-        waits_in=call(waits) if first <= waits <= n_calls else None,
+        waits_in=calls.get(waits, _LONG_AGO if 0 < waits < first else None),
         waits_s=seconds_since(numbers[_WAITS_SINCE]) if waits else 0.0,
         n_calls=n_calls,
-        calls=[call(number) for number in range(first, n_calls + 1)],
+        calls=list(calls.values()),
         spent_s={name: numbers[_SPENT + number] / 1e9 for number, name in enumerate(PHASES)},
         thread=numbers[_THREAD],
     )

@@ -90,6 +90,7 @@ def main_thread(text: str, thread: int) -> list[Frame]:
     for line in text.splitlines():
         if not line.startswith(" "):
             inside = f"{thread:#018x}" in line or f"{thread:#x}" in line
+            frames = [] if inside else frames  # of two answers the last
         elif inside and (match := _FRAME.match(line)):
             frames.append(Frame(match["file"], int(match["line"]), match["function"]))
     return frames
@@ -97,7 +98,7 @@ def main_thread(text: str, thread: int) -> list[Frame]:
 
 def without_libraries(frames: list[Frame]) -> list[Frame]:
     """Only the innermost frames may be those of libraries."""
-    own = next((number for number, frame in enumerate(frames) if not _LIBRARIES.search(frame.file)), 0)
+    own = next((number for number, frame in enumerate(frames) if not _LIBRARIES.search(frame.file)), len(frames))
     return frames[:own] + [frame for frame in frames[own:] if not _LIBRARIES.search(frame.file)]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from watched import hand
 
 from distdl.checkpoint import format, load, save
 from distdl.checkpoint.format import CheckpointDamaged
@@ -15,6 +16,7 @@ from distdl.checkpoint.save import Checkpoints
 from distdl.config.schema import KeepConfig
 from distdl.errors import UserError
 from distdl.run.folder import create_or_reopen
+from distdl.watch import pulse
 
 
 @pytest.fixture
@@ -203,6 +205,25 @@ def test_a_save_that_is_due_too_early_waits_for_the_one_before_and_says_so(folde
     assert [load.at_step(folder, step).tensors["ema/half"][0].item() for step in steps_of(folder)] == [1, 2, 3]
     (warning,) = warnings
     assert "the save at step 2 waited 0." in warning
+
+
+def test_a_save_that_waited_for_the_one_before_has_its_whole_time_left(folder, slow_disk, monkeypatch):
+    """Who watches this worker would take two slow saves for one that hangs."""
+    board = pulse.Board(1)
+    pulse.prepare(board.slot(0))
+    monkeypatch.setattr(pulse, "mine", hand(board.descriptor))
+    checkpoints = checkpoints_of(folder)
+    threading.Timer(0.3, slow_disk.set).start()
+
+    with pulse.mine.phase("save"):
+        for step in (1, 2):
+            checkpoints.save(some_state, step, best_steps=(), wait=False)
+        state = pulse.read(board.slot(0))
+    checkpoints.close()
+    board.close()
+
+    assert state.phase_age_s > 0.25
+    assert state.beat_age_s < state.phase_age_s / 2
 
 
 def test_saving_a_step_again_replaces_a_damaged_one(folder):

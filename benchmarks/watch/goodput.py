@@ -239,7 +239,7 @@ def main() -> None:
     result |= {"steps": steps, "checkpoint_every": SAVE_EVERY, "same_weights": same_weights, "same_rows": same_rows}
     result["unkilled_seconds"] = unkilled_s
     result["goodput"] = result["unkilled_seconds"] / result["seconds"]
-    result["import_torch_s"] = import_torch_s(N_WORKERS + 1)
+    result["import_torch_s"] = import_torch_s(N_WORKERS)
     print(report(result))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     settings = {"workers": N_WORKERS, "killed_at_once": N_KILLED, "every_s": arguments.every_s, "cores": os.cpu_count()}
@@ -259,7 +259,7 @@ def report(result: dict) -> str:
         for name, what in MARKS.items():
             values = [phases[name] for phases in result["phases"]]
             lines.append(f"  {name:<10}  {statistics.median(values):6.2f} s, {max(values):.2f} s at most: {what}")
-        lines.append(f"  (`import torch` in {N_WORKERS + 1} processes at once takes {result['import_torch_s']:.2f} s)")
+        lines.append(f"  (`import torch` in {N_WORKERS} processes at once takes {result['import_torch_s']:.2f} s)")
     lines.append(f"same weights  {result['same_weights']}, same rows of metrics {result['same_rows']}")
     lines.append(f"left          {result['left']} (of {result['seen']} seen)")
     return "\n".join(lines)

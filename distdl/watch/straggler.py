@@ -168,7 +168,10 @@ def _slow_link(means: Sequence[tuple[int, str, _Mean]], step_s: float) -> Stragg
     for cause in causes:
         full = [mean.unread if cause == "receive" else mean.unsent for _, _, mean in means]
         most = max(full)
-        if most > _FULL and sum(each > 0.5 * most for each in full) == 1:
-            rank, host, mean = means[full.index(most)]
-            return Straggler(rank, host, cause, exchange_s / step_s, mean.exchange_s, exchange_s, step_s)
+        slow = [each for each, part in zip(means, full) if part > 0.6 * most]
+        is_one = len(slow) == 1 or {host for _, host, _ in slow} < {host for _, host, _ in means}
+        if most > _FULL and is_one and len({host for _, host, _ in slow}) == 1:
+            rank, host, mean = slow[0]
+            cost = min(1.0, exchange_s / step_s)
+            return Straggler(rank, host, cause, cost, mean.exchange_s, exchange_s, step_s)
     return None

@@ -29,7 +29,7 @@ def clock(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("jump_s", [3600, -3600])
-def test_a_wall_clock_that_jumps_by_an_hour(place, clock, jump_s):
+def test_fault_43_a_wall_clock_that_jumps_by_an_hour(place, clock, jump_s):
     jumped = place.path / "jumped"
     fault = {"rank": 1, "where": "train", "nth": 40, "kill": "nothing", "once": str(jumped)}
     every = {"train__log_every": "0.1 s", "checkpoint__every": "0.3 s", "train__stop_after": "30 min"}

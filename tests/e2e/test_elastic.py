@@ -38,7 +38,7 @@ def test_a_run_goes_on_with_fewer_workers_and_grows_again(place):
     assert place.hash("elastic") == place.hash("alone")
 
 
-def test_torchrun_starts_again_and_the_run_goes_on(place):
+def test_fault_40_torchrun_starts_again_over_what_the_attempt_before_has_left(place):
     config = place.config(model__name="hanging:lenet5", train__steps=30)
     killed = {"rank": 1, "after": 15, "how": "killed", "once": str(place.path / "once")}
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -28,7 +28,7 @@ def with_open_files(soft: int, hard: int) -> tuple[str, ...]:
     [(13, {}), (20, {}), (32, {}), (44, PROCESSES)],
     ids=["of the launcher", "of workers that join each other", "of a worker", "of a worker with loader processes"],
 )
-def test_too_few_open_files(place, n_files, changes):
+def test_fault_42_too_few_open_files(place, n_files, changes):
     launcher = with_open_files(n_files, n_files)
 
     result = place.run("train", place.config(**changes), "--nproc", 2, "--max-restarts", 2, launcher=launcher)
@@ -60,7 +60,7 @@ def full():
     return ("unshare", "-m", "sh", "-c", f'{fill} && exec "$@"', "sh", *DISTDL)
 
 
-def test_a_full_dev_shm_is_not_missed(place, full):
+def test_fault_42_a_full_dev_shm_is_not_missed(place, full):
     config = place.config(**PROCESSES | {"data__workers": 2}, train__steps=3)
 
     result = place.run("train", config, "--nproc", 2, launcher=full)
@@ -76,7 +76,7 @@ def test_a_full_dev_shm_is_not_missed(place, full):
     ],
     ids=["for a semaphore", "for a mapped file"],
 )
-def test_a_full_dev_shm_that_the_users_own_code_needs(place, full, use, code, said):
+def test_fault_42_a_full_dev_shm_that_the_users_own_code_needs(place, full, use, code, said):
     fault = {"rank": 1, "where": "train", "nth": 2, "kill": use, "once": str(place.path / "struck")}
     config = place.config(model__name="faulty:lenet5")
 

@@ -93,6 +93,23 @@ def test_a_link_that_carries_nothing_is_told(place, way):
     assert place.gone_within(2)
 
 
+@pytest.mark.needs("namespaces")
+def test_fault_14_a_slow_link_is_no_hang(place):
+    """A sum of 240 KB takes 1.3 s at 1.5 Mbit/s, with hundreds of milliseconds of delay in the queue."""
+    place.config(**CHANGES | {"train__steps": 14, "dist__stall_s": 2})
+    with Namespaces("a", "b", "bridge") as hosts:
+        addresses = on_a_bridge(hosts, "bridge", ["a", "b"])
+        workers = [start_worker(place, hosts, addresses, rank) for rank in range(4)]
+        assert eventually(lambda: has_taken(place, 3), 60)
+        hosts.slow_down("b", "eth0", "1500kbit")
+        screens = [worker.communicate(timeout=120)[1] for worker in workers]
+
+    assert [worker.returncode for worker in workers] == [0] * 4, "\n".join(screens)
+    assert "hang" not in "".join(screens)
+    told = [row["message"] for row in place.rows("run", "event") if row["event"] == "straggler"]
+    assert told and re.search(rf"on \S+ \({addresses['b']}\) sends slowly", told[0]), told
+
+
 def start_worker(place, hosts, addresses, rank):
     environment = {
         "RANK": str(rank),

@@ -81,7 +81,7 @@ def hungry_config(place, **changes) -> Path:
     return place.config(data__train=train, data__worker_type="process", data__workers=1, **changes)
 
 
-def test_a_worker_that_the_kernel_kills_for_want_of_memory(place, group):
+def test_fault_41_a_worker_that_the_kernel_kills_for_want_of_memory(place, group):
     config = place.config(model__name="faulty:lenet5", checkpoint__every=10)
 
     result = place.run("train", config, "--nproc", 2, "--max-restarts", 1, launcher=group, **fault(place))
@@ -96,7 +96,7 @@ def test_a_worker_that_the_kernel_kills_for_want_of_memory(place, group):
     assert record["time"] - (place.path / "struck").stat().st_mtime < 5
 
 
-def test_a_loader_process_that_the_kernel_kills_for_want_of_memory(place, group):
+def test_fault_41_a_loader_process_that_the_kernel_kills_for_want_of_memory(place, group):
     struck = place.path / "struck"
 
     result = place.run("train", hungry_config(place), "--nproc", 2, launcher=group, HUNGRY=str(struck))
@@ -108,7 +108,7 @@ def test_a_loader_process_that_the_kernel_kills_for_want_of_memory(place, group)
     assert "data.prefetch" in last and "--resume" in last
 
 
-def test_a_worker_under_a_limit_on_its_address_space(place):
+def test_fault_41_a_worker_under_a_limit_on_its_address_space(place):
     config = place.config(model__name="faulty:lenet5", checkpoint__every=10)
 
     result = place.run("train", config, "--nproc", 2, launcher=LIMITED, **fault(place))
@@ -119,7 +119,7 @@ def test_a_worker_under_a_limit_on_its_address_space(place):
     assert "train.micro_batch" in result.last_line and "ulimit -v" in result.last_line
 
 
-def test_a_loader_process_under_a_limit_on_its_address_space(place):
+def test_fault_41_a_loader_process_under_a_limit_on_its_address_space(place):
     struck = place.path / "struck"
 
     result = place.run("train", hungry_config(place), "--nproc", 1, launcher=LIMITED, HUNGRY=str(struck))

@@ -33,7 +33,7 @@ def test_a_run_that_does_not_improve_ends_on_all_workers_and_stays_ended(place):
     assert "this run is finished (step 15" in again.output and "patience" in again.output
 
 
-def test_a_nan_on_one_worker_leaves_the_step_out_on_all_of_them(place):
+def test_fault_28_a_nan_on_one_worker_leaves_the_step_out_on_all_of_them(place):
     fault = {"rank": 1, "where": "train", "nth": 5, "kill": "nan", "once": str(place.path / "struck")}
     config = place.config(model__name="faulty:lenet5")
 

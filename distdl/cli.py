@@ -48,7 +48,7 @@ def train(arguments: Arguments) -> int:
     """One device: in this process. Several, or --nproc: starts and supervises them. Under torchrun: is a worker."""
     from distdl.comm.world import WorldInfo, detect
     from distdl.config import load
-    from distdl.launch import worker
+    from distdl.launch import spares, worker
     from distdl.launch.plan import check_number_of_workers
     from distdl.run import trust
     from distdl.run.folder import RunFolder, runs_root
@@ -56,6 +56,11 @@ def train(arguments: Arguments) -> int:
     from distdl.trainer.profile import Profile
 
     worker.tie_to_supervisor()
+    if spares.is_spare():
+        import distdl.trainer.worker  # noqa: F401 (what takes seconds)
+
+        spares.wait_at_gate()
+    worker.tell_of_oneself()
     world = detect()
     if worker.is_supervised():
         folder = RunFolder(Path(os.environ["DISTDL_RUN_FOLDER"]))

@@ -55,6 +55,7 @@ def step(arguments: Arguments) -> int:
     from distdl.run import trust
 
     worker.tie_to_supervisor()
+    worker.tell_of_oneself()
     if arguments.steps < 1:
         raise UserError("at least one is needed", where="command line --steps")
     check_nproc(arguments.nproc)
@@ -82,6 +83,7 @@ def comm(arguments: Arguments) -> int:
     from distdl.launch.plan import local_devices
 
     worker.tie_to_supervisor()
+    worker.tell_of_oneself()
     wanted = _wanted(arguments)
     world = detect()
     nproc = arguments.nproc

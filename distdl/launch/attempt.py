@@ -14,7 +14,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -23,6 +23,7 @@ from distdl.launch import hangs, plan
 from distdl.launch.meeting import Meeting
 from distdl.launch.output import Output, Screen
 from distdl.launch.signals import Signals
+from distdl.launch.spares import BETWEEN_S, Gate
 from distdl.run import failures, oom
 from distdl.run.failures import FailureRecord
 from distdl.run.folder import RunFolder
@@ -51,14 +52,27 @@ class Child:
 class Attempt:
     """The processes of one attempt. Whatever happens in the `with` block, none of them is left after it."""
 
-    def __init__(self, number: int, folder: RunFolder, screen: Screen, watch: Watch) -> None:
-        self.number = number
+    def __init__(
+        self,
+        number: int,
+        folder: RunFolder,
+        screen: Screen,
+        watch: Watch,
+        command: Sequence[str],
+        places: Sequence[int],
+        lease: Lease | None,
+    ) -> None:
+        """A worker at each of these places, which are numbered like the machine's devices."""
+        self.number, self.places = number, list(places)
+        self._command, self._lease = command, lease
         self._watch = watch
         self._next_look = 0.0
         self._is_judged = False  # a verdict was given
         self.workers: list[Child] = []
         self.forwarded: set[int] = set()  # signals
-        self._meeting = Meeting()
+        self._meeting, self._gate = Meeting(), Gate()
+        self._spares: dict[int, subprocess.Popen[bytes]] = {}
+        self._next_spare = 0.0
         self.makes_room = False  # it was told to save and end, since another place is free
         self._folder = folder
         self._screen = screen
@@ -69,26 +83,50 @@ class Attempt:
     def __enter__(self) -> "Attempt":
         return self
 
-    def start(self, command: Sequence[str], places: Sequence[int], lease: Lease | None) -> None:
-        """A worker at each of these places, which are numbered like the machine's devices."""
+    def start(self) -> None:
         failures.clear(self._folder)
         self._kills = oom.count()
-        meeting = self._meeting.environment()
+        spares = {rank: process for rank, process in self._spares.items() if not _has_ended(process)}
         started = time.strftime("%Y-%m-%d %H:%M:%S")
-        for rank in range(len(places)):
-            environment = plan.worker_environment(
-                rank=rank,
-                places=places,
-                attempt=self.number,
-                folder=self._folder,
-                fence=lease.fence if lease else None,
-            )
-            environment |= {**meeting, **self._watch.environment(rank)}
-            inherited = [*self._meeting.inherited, *self._watch.descriptors(rank), *([lease.fileno()] if lease else [])]
-            process = _spawn(command, environment, inherited)
-            header = f"--- {started} attempt {self.number}: rank {rank} of {len(places)}, pid {process.pid} ---"
+        for rank in range(len(self.places)):
+            self._watch.prepare(rank)
+            process = self._spares.pop(rank) if rank in spares else self._spawn(rank)
+            header = f"--- {started} attempt {self.number}: rank {rank} of {len(self.places)}, pid {process.pid} ---"
             self._folder.log(rank).parent.mkdir(parents=True, exist_ok=True)
             self.workers.append(self._adopt(rank, process, header))
+        self._gate.open(len(spares))
+
+    def start_spare(self) -> None:
+        """One more for this attempt, if it is time; it waits at the gate."""
+        if len(self._spares) < len(self.places) and time.monotonic() >= self._next_spare:
+            self._next_spare = time.monotonic() + BETWEEN_S
+            rank = len(self._spares)
+            self._spares[rank] = self._spawn(rank, self._gate)
+
+    def _spawn(self, rank: int, gate: Gate | None = None) -> subprocess.Popen[bytes]:
+        environment = plan.worker_environment(
+            rank=rank,
+            places=self.places,
+            attempt=self.number,
+            folder=self._folder,
+            fence=self._lease.fence if self._lease else None,
+        )
+        environment |= {**self._meeting.environment(), **self._watch.environment(rank)}
+        inherited = [*self._meeting.inherited, *self._watch.descriptors(rank)]
+        inherited += [self._lease.fileno()] if self._lease else []
+        if gate:
+            environment |= gate.environment()
+            inherited.append(gate.reader)
+        return subprocess.Popen(
+            self._command,
+            env=environment,
+            pass_fds=inherited,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C in the terminal reaches the supervisor alone
+        )
 
     def _adopt(self, rank: int, process: subprocess.Popen[bytes], header: str) -> Child:
         assert process.stdout is not None
@@ -100,10 +138,13 @@ class Attempt:
             raise
         return Child(rank=rank, process=process, output=output)
 
-    def watch(self, signals: Signals, grows_at: float | None = None) -> None:
+    def watch(
+        self, signals: Signals, grows_at: float | None = None, start_spare: Callable[[], None] = lambda: None
+    ) -> None:
         """Returns when every worker has ended, on its own or, after a failure or on request, by force.
 
         `grows_at`: when another place is free (time.monotonic()), so that the workers are to save and make room.
+        `start_spare` is called now and then while they train.
         """
         self._selector.register(signals, selectors.EVENT_READ)
         while any(worker.exit_code is None for worker in self.workers):
@@ -125,6 +166,8 @@ class Attempt:
                 self._grace_end = time.monotonic() + GRACE_S
             if self._grace_end is None and time.monotonic() >= self._next_look:
                 self._look()
+                if self._is_in_steps():
+                    start_spare()
             if signals.kill_code is not None or self._is_judged or _is_past(self._grace_end):
                 self._kill()
             if _is_past(self._kill_end):
@@ -219,30 +262,25 @@ class Attempt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends what still runs, also of an attempt that was never started."""
         self._kill()
         while any(child.exit_code is None for child in self.workers) and not _is_past(self._kill_end):
             time.sleep(0.005)
             self._reap()
         for child in self.workers:
             self._close(child)
+        for spare in self._spares.values():
+            _kill_group(spare)
+            spare.wait()
+            assert spare.stdout
+            spare.stdout.close()
+        self._gate.close()
         self._selector.close()
         self._watch.close()
         self._meeting.close()
-
-
-def _spawn(
-    command: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int]
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command,
-        env=environment,
-        pass_fds=descriptors,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        bufsize=0,
-        start_new_session=True,  # Ctrl-C in the terminal reaches the supervisor alone
-    )
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:

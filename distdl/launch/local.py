@@ -32,4 +32,5 @@ def train_locally(
         stop_signals=stop_signals,
         lease=lease,
         stall_s=stall_s,
+        has_spares=True,
     )

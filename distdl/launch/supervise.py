@@ -29,6 +29,7 @@ def run(
     stop_signals: Sequence[str] = ("SIGTERM", "SIGUSR1"),
     lease: Lease | None = None,
     stall_s: float | None = None,
+    has_spares: bool = False,
 ) -> int:
     """Runs `command` as `nproc` workers and returns the exit code of the run (see distdl.errors).
 
@@ -37,49 +38,66 @@ def run(
     After a failure that isn't the user's mistake, all workers are started again, until `max_restarts` restarts in a row
     have made no checkpoint. With `min_workers`, a lost worker's place rests for `rest_s` (longer each time): the others
     go on without it, if they are so many, and save and start again with it when it is over.
+    With `has_spares`, workers for the next attempt wait beside those that train: `command` knows of them (spares.py).
     Has to be called from the main thread: signals arrive there, and workers die with the thread that started them.
     """
     screen, restarts, places = Screen(), Restarts(max_restarts), Places(nproc, min_workers, rest_s)
+
+    def new_attempt(number: int, at: Sequence[int]) -> Attempt:
+        return Attempt(number, folder, screen, Watch(range(len(at)), stall_s), command, at, lease)
+
+    following: Attempt | None = None
     with Signals(stop_signals) as signals:
-        for number in itertools.count():
-            begun_with, at = newest_checkpoint(folder), places.now()
-            with Attempt(number, folder, screen, Watch(range(len(at)), stall_s)) as attempt:
-                attempt.start(command, at, lease)
-                attempt.watch(signals, places.grows_at(at) if stop_signals else None)
-            if attempt.ended_well():
-                code = max(worker.exit_code or EXIT_DONE for worker in attempt.workers)
-                if attempt.makes_room and code == EXIT_PREEMPTED and signals.stop_code is None:
+        try:
+            for number in itertools.count():
+                begun_with, at = newest_checkpoint(folder), places.now()
+                attempt = following
+                if attempt is None or attempt.places != at:
+                    attempt = new_attempt(number, at)
+                    if following:
+                        following.close()
+                following = new_attempt(number + 1, at) if has_spares and max_restarts else None
+                with attempt:
+                    attempt.start()
+                    grows_at = places.grows_at(at) if stop_signals else None
+                    attempt.watch(signals, grows_at, following.start_spare if following else lambda: None)
+                if attempt.ended_well():
+                    code = max(worker.exit_code or EXIT_DONE for worker in attempt.workers)
+                    if attempt.makes_room and code == EXIT_PREEMPTED and signals.stop_code is None:
+                        continue
+                    return code
+                if signals.kill_code is not None:
+                    screen.say("stopped at once, without saving" if stop_signals else "stopped")
+                    return signals.kill_code
+                cause, *others = attempt.failure_records()
+                if signals.stop_code is not None and -cause.exit_code in attempt.forwarded:
+                    screen.say("stopped before the workers had begun: there is nothing to save")
+                    return signals.stop_code
+                if -cause.exit_code in {signal.Signals[name] for name in stop_signals}:
+                    screen.say(f"rank {cause.rank} was told to stop before it had begun: there is nothing to save")
+                    return EXIT_PREEMPTED
+                checkpoint = newest_checkpoint(folder)
+                restarts.note(cause, is_restart=number > 0, made_progress=checkpoint != begun_with)
+                reason = restarts.why_not(checkpoint)
+                if cause.kind == "user":
+                    reason = ""
+                elif attempt.unkillable():
+                    reason = "a worker can't be killed and might still write"
+                if reason is None and signals.stop_code is None:
+                    places.lose([at[rank] for rank in lost_ranks([cause, *others]) if min_workers is not None])
+                    screen.say(restarts.line(cause, checkpoint, len(places.now()), len(at)))
                     continue
-                return code
-            if signals.kill_code is not None:
-                screen.say("stopped at once, without saving" if stop_signals else "stopped")
-                return signals.kill_code
-            cause, *others = attempt.failure_records()
-            if signals.stop_code is not None and -cause.exit_code in attempt.forwarded:
-                screen.say("stopped before the workers had begun: there is nothing to save")
-                return signals.stop_code
-            if -cause.exit_code in {signal.Signals[name] for name in stop_signals}:
-                screen.say(f"rank {cause.rank} was told to stop before it had begun: there is nothing to save")
-                return EXIT_PREEMPTED
-            checkpoint = newest_checkpoint(folder)
-            restarts.note(cause, is_restart=number > 0, made_progress=checkpoint != begun_with)
-            reason = restarts.why_not(checkpoint)
-            if cause.kind == "user":
-                reason = ""
-            elif attempt.unkillable():
-                reason = "a worker can't be killed and might still write"
-            if reason is None and signals.stop_code is None:
-                places.lose([at[rank] for rank in lost_ranks([cause, *others]) if min_workers is not None])
-                screen.say(restarts.line(cause, checkpoint, len(places.now()), len(at)))
-                continue
-            if reason:
-                screen.say(f"not starting again: {reason}")
-            if began := restarts.first_words(cause):
-                screen.say(began)
-            screen.say(failures.format_cause(cause, others))
-            if reason is None and signals.stop_code is not None:
-                return signals.stop_code  # told to stop: whoever told so starts the run again
-            return EXIT_USER_ERROR if cause.kind == "user" else EXIT_BUG
+                if reason:
+                    screen.say(f"not starting again: {reason}")
+                if began := restarts.first_words(cause):
+                    screen.say(began)
+                screen.say(failures.format_cause(cause, others))
+                if reason is None and signals.stop_code is not None:
+                    return signals.stop_code  # told to stop: whoever told so starts the run again
+                return EXIT_USER_ERROR if cause.kind == "user" else EXIT_BUG
+        finally:
+            if following:
+                following.close()
     raise AssertionError("itertools.count() has no end")
 
 

@@ -62,7 +62,6 @@ def tie_to_supervisor() -> None:
         threading.Thread(target=_die_with, args=(supervisor,), name="parent-watch", daemon=True).start()
     if os.getppid() != supervisor:  # it was gone before the request: no signal will come any more
         os._exit(1)
-    tell_of_oneself()
 
 
 def tell_of_oneself() -> None:

@@ -94,9 +94,9 @@ def judge(seen: Sequence[Seen], stall_s: float) -> Verdict | None:
     if missing:
         if len(missing) == len(alive) > 1 and (parting := _parting(seen)):
             return _mismatched(parting, seen)
-        # Where devices wait and not their hosts, all are late: the others wait for who has begun the fewest.
-        fewest = min(each.state.n_calls for each in missing)
-        missing = [each for each in missing if each.state.n_calls == fewest]
+        if len(missing) == len(alive):  # where devices wait and not their hosts: for who has begun the fewest
+            fewest = min(_n_common(each, len(seen)) for each in missing)
+            missing = [each for each in missing if _n_common(each, len(seen)) == fewest]
         return _against(missing, *_why_missing(missing[0]), seen)
     if not alive or not all(each.waits for each in alive):
         return None
@@ -115,6 +115,12 @@ def judge(seen: Sequence[Seen], stall_s: float) -> Verdict | None:
     between = f"the network between {' and '.join(hosts[:4])}" if len(hosts) > 1 else f"the network on {hosts[0]}"
     what = f"all workers have come to {_waiting_in(alive[0])}, but nothing gets through: {between} is down"
     return Verdict(cause="link", ranks=[], what=what, after_s=_waited_s(alive[0]))
+
+
+def _n_common(each: Seen, n_workers: int) -> int:
+    """How many collectives of all workers it has begun: leaders of hosts have others as well."""
+    places = [call.place_in_size for call in each.state.calls if call.size == n_workers]
+    return max(places, default=each.state.n_calls)
 
 
 def _stopped(seen: Sequence[Seen], stall_s: float) -> list[Seen]:

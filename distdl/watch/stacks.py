@@ -110,6 +110,7 @@ def in_collective(frames: list[Frame]) -> Frame | None:
 
 def place(frames: list[Frame]) -> Frame | None:
     """The frame that a reader looks for: the innermost of their own code, else of what called the library."""
-    own = [frame for frame in frames if not _LIBRARIES.search(frame.file) and not frame.file.startswith(_PACKAGE)]
+    code = [frame for frame in frames if frame.file.endswith(".py")]  # and not the script that an installer has made
+    own = [frame for frame in code if not _LIBRARIES.search(frame.file) and not frame.file.startswith(_PACKAGE)]
     ours = [each for each in frames if each.file.startswith(_PACKAGE) and not each.file.startswith(_PASSES_ON)]
     return next(iter([*own[:1], *ours[:1], *frames[:1]]), None)

@@ -62,6 +62,10 @@ class Watch:
         for number in range(len(ranks) if board is None else 0):
             pulse.prepare(self._board.slot(number))
 
+    def prepare(self, number: int) -> None:
+        """Worker `number` of this machine is being started now."""
+        pulse.prepare(self._board.slot(number))
+
     def close(self) -> None:
         for descriptor in self._stacks:
             os.close(descriptor)
@@ -87,7 +91,7 @@ class Watch:
     def survey(self, pids: Sequence[int], ended: Sequence[bool]) -> list[Seen]:
         assert self.stall_s is not None
         now = time.monotonic()
-        if now - self._last_look > max(1.0, 4 * INTERVAL_S):  # this process was stopped itself, or starved
+        if now - self._last_look > max(1.0, self.stall_s / 4):  # this process was stopped itself, or starved
             self._blind_until = now + self.stall_s
         self._last_look = now
         return [self._seen(number, pid, has_ended, now) for number, (pid, has_ended) in enumerate(zip(pids, ended))]

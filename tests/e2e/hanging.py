@@ -22,6 +22,22 @@ from distdl.trainer import loop
 SIZE = 1000
 
 
+# What the last words have to say of a fault of rank 1, among three workers.
+TOLD = {
+    "killed": r"killed by SIGKILL",
+    "stopped": r"stopped by a signal",
+    "skipped": r"rank 1 called .* where ranks 0, 2 called .*\(second\).*: it left one out",
+    "extra": r"rank 1 called .*\(one more\).* where ranks 0, 2 called .*\(second\).*: it called one more",
+    "reordered": r"rank 1 called .*\(second\).* where ranks 0, 2 called .*\(first\)",
+    "other_shape": r"rank 1 called all_reduce of \[1007\].* where ranks 0, 2 called all_reduce of \[1000\].*shapes",
+    "other_dtype": r"rank 1 called .*torch.float64.* where ranks 0, 2 called .*torch.float32.*dtypes differ",
+    "uneven": r"rank 1 called .* where ranks 0, 2 called .*gradient bucket",
+    "memory": r"out of memory",
+    "loop": r"rank 1 on \S+ got no further for .* \(its processor is busy\), in forward",
+    "input": r"rank 1 on \S+ got no batch for .*: its input is stalled",
+}
+
+
 def spin():
     while True:
         pass

@@ -59,7 +59,7 @@ def test_killed(strike, place, number, how, rank, nproc):
     result = strike(how, rank=rank, nproc=nproc, again=str(place.path / "again"))
 
     assert "starting again from the checkpoint of step 20" in result.output
-    assert seconds_to_the_next_step(place) < 10  # 5 on a machine that has nothing else to do
+    assert seconds_to_the_next_step(place) < 60  # benchmarks/watch/goodput.py measures it
 
 
 def test_fault_9_a_stopped_worker_is_named_killed_and_started_again(strike):

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from hanging import TOLD
 from namespaces import Namespaces, on_a_bridge
 
 pytestmark = pytest.mark.timeout(180)
@@ -23,23 +24,9 @@ CHANGES = {
     "train__eval_every": 10_000,
     "checkpoint__every": 10_000,
 }
-# The fault, and what the last words have to say of it, besides "rank 1".
-ON_ONE_HOST = {
-    "killed": r"killed by SIGKILL",
-    "stopped": r"stopped by a signal",
-    "skipped": r"rank 1 called .* where ranks 0, 2 called .*\(second\).*: it left one out",
-    "extra": r"rank 1 called .*\(one more\).* where ranks 0, 2 called .*\(second\).*: it called one more",
-    "reordered": r"rank 1 called .*\(second\).* where ranks 0, 2 called .*\(first\)",
-    "other_shape": r"rank 1 called all_reduce of \[1007\].* where ranks 0, 2 called all_reduce of \[1000\].*shapes",
-    "other_dtype": r"rank 1 called .*torch.float64.* where ranks 0, 2 called .*torch.float32.*dtypes differ",
-    "uneven": r"rank 1 called .* where ranks 0, 2 called .*gradient bucket",
-    "memory": r"out of memory",
-    "loop": r"rank 1 on \S+ got no further for .* \(its processor is busy\), in forward",
-    "input": r"rank 1 on \S+ got no batch for .*: its input is stalled",
-}
 
 
-@pytest.mark.parametrize("how", ON_ONE_HOST)
+@pytest.mark.parametrize("how", TOLD)
 def test_a_fault_is_told_with_its_rank_and_cause(place, how, record_property):
     fault = {"rank": 1, "after": 6, "how": how, "at": str(place.path / "at")}
     config = place.config(**CHANGES)
@@ -50,7 +37,7 @@ def test_a_fault_is_told_with_its_rank_and_cause(place, how, record_property):
     record_property("seconds", seconds)
     assert result.code in (1, 2), result.output
     assert re.search(r"rank 1 on \S+ (failed|hung)", last_words(result)), result.output
-    assert re.search(ON_ONE_HOST[how], last_words(result)), result.output
+    assert re.search(TOLD[how], last_words(result)), result.output
     assert seconds < ANSWER_S
     assert place.gone_within(2)
 

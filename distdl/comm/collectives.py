@@ -74,12 +74,12 @@ class Group:
         start = partial(dist.all_reduce, tensor, group=self.handle, async_op=True)
         return self._begin(described("all_reduce", tensor, name), start)
 
-    def start_max(self, tensor: Tensor, name: str = "") -> Pending:
-        """Begins replacing `tensor` by the largest of the group's, element by element."""
+    def start_max(self, tensor: Tensor, told_as: str) -> Pending:
+        """Begins replacing `tensor` by the largest of the group's, element by element. `told_as`: for errors."""
         if self.size == 1:
             return Pending(None)
         start = partial(dist.all_reduce, tensor, dist.ReduceOp.MAX, group=self.handle, async_op=True)
-        return self._begin(described("all_reduce", tensor, name), start)
+        return self._begin(told_as, start)
 
     def start_all_to_all(
         self, received: Tensor, sent: Tensor, rows_from: Sequence[int], rows_to: int, name: str = ""
@@ -305,7 +305,7 @@ def _compare(call: str) -> None:
     """Raises RuntimeError on all workers if they are not about to call the same."""
     code = crc32(call.encode())
     extremes = torch.tensor([code, -code])
-    everyone().start_max(extremes, f"before {call}").wait()
+    everyone().start_max(extremes, call).wait()
     most, least = extremes.tolist()
     if most == -least:
         return

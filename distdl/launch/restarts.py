@@ -47,7 +47,9 @@ class Restarts:
 
     def line(self, cause: FailureRecord, checkpoint: int | None, n_workers: int, before: int) -> str:
         """What is said of the next one."""
-        message = cause.message.strip().partition("\n")[0]
+        message = cause.message.strip()
+        if cause.kind not in ("hang", "mismatched"):  # which are told whole, as nowhere else
+            message = message.partition("\n")[0]
         source = "the beginning" if checkpoint is None else f"the checkpoint of step {checkpoint}"
         workers = "" if n_workers == before else f" with {n_workers} worker{'s' * (n_workers > 1)}"
         count = f" (restart {self.without_progress + 1} of {self.most} without progress)"

@@ -24,6 +24,7 @@ _PATIENCE_S = 0.5
 _FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)$')
 _LIBRARIES = re.compile(r"/(site|dist)-packages/|/lib(64)?/python3|^<")
 _COLLECTIVES = ("torch/distributed/distributed_c10d.py", "torch/distributed/c10d_logger.py")
+_BACKWARD = "torch/autograd/graph.py"
 _PACKAGE = str(Path(__file__).resolve().parents[1]) + os.sep
 _PASSES_ON = tuple(_PACKAGE + name for name in ("comm", "watch", "launch", "cli", "__main__"))  # to whom it calls
 
@@ -106,6 +107,13 @@ def in_collective(frames: list[Frame]) -> Frame | None:
     """The frame that called a collective of torch by itself; None if the thread is not in there."""
     inside = [number for number, frame in enumerate(frames) if frame.file.endswith(_COLLECTIVES)]
     return frames[inside[-1] + 1] if inside and inside[-1] + 1 < len(frames) else None
+
+
+def in_backward(frames: list[Frame]) -> Frame | None:
+    """The frame that called backward, where the thread is inside of torch's engine, which may sum gradients itself."""
+    if not frames or not frames[0].file.endswith(_BACKWARD):
+        return None
+    return next((frame for frame in frames if "/torch/" not in frame.file), None)
 
 
 def place(frames: list[Frame]) -> Frame | None:

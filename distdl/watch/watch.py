@@ -182,5 +182,8 @@ class Watch:
     def _with_stack(self, each: Seen, texts: Stacks) -> Seen:
         if each.waits or each.rank not in texts:
             return each
-        frame = stacks.in_collective(stacks.main_thread(texts[each.rank], each.state.thread))
+        frames = stacks.main_thread(texts[each.rank], each.state.thread)
+        frame = stacks.in_collective(frames)
+        if frame is None and not each.is_busy:  # as under DistributedDataParallel, whose collectives nobody tells of
+            frame = stacks.in_backward(frames)
         return replace(each, own_collective=str(frame)) if frame else each

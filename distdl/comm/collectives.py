@@ -46,9 +46,11 @@ class Pending:
     def wait(self) -> None:
         if self._work is not None:
             pulse.mine.wait(self._number)
-            with _echoes(self._call):
-                self._work.wait()
-            pulse.mine.go_on()
+            try:
+                with _echoes(self._call):
+                    self._work.wait()
+            finally:
+                pulse.mine.go_on()
             self._work = None
 
     def test(self) -> bool:

@@ -149,6 +149,11 @@ class DataConfig(Section):
         0.001, "stop once over 100 different samples were bad, and over this share of those read", ge=0, le=1, free=True
     )
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether training reads from addresses, for which `remote.deadline` says how long to wait."""
+        return addresses.is_address(self.train.model_dump_json())
+
     @field_validator("eval", mode="before")
     @classmethod
     def _not_mixed(cls, value: Any) -> Any:

@@ -27,7 +27,7 @@ from distdl.launch import hangs
 from distdl.run import failures
 from distdl.run.folder import RunFolder
 from distdl.watch import calls
-from distdl.watch.judge import Seen, Verdict
+from distdl.watch.judge import Seen, Verdict, budget_s
 from distdl.watch.mesh import Mesh
 from distdl.watch.pulse import Board
 from distdl.watch.watch import INTERVAL_S, Stacks, Watch
@@ -76,7 +76,7 @@ class Agent:
             mesh.join(job.token, job.peers)
 
     def watch(self) -> None:
-        while (last := _read(sys.stdin.fileno(), INTERVAL_S)) is None:
+        while (last := self._read()) is None:
             if found := self._look():
                 self._end(*found)
                 return
@@ -84,6 +84,18 @@ class Agent:
             return  # all is well
         time.sleep(INTERVAL_S)  # what the others did last may still be on its way
         self._say_parting(self._survey())
+
+    def _read(self) -> bytes | None:
+        """What the worker says, b"" if it is gone; None if it says nothing until the next look."""
+        descriptor, until = sys.stdin.fileno(), time.monotonic() + INTERVAL_S
+        while (left_s := until - time.monotonic()) > 0:
+            waiting = [descriptor, self._mesh] if self._mesh else [descriptor]
+            readable, _, _ = select.select(waiting, [], [], left_s)
+            if descriptor in readable:
+                return os.read(descriptor, 1)
+            if readable and self._mesh:
+                self._mesh.receive()
+        return None
 
     def _survey(self) -> list[Seen]:
         seen = self._watch.survey(self._job.pids, [False] * len(self._job.pids))
@@ -98,6 +110,10 @@ class Agent:
     def _look(self) -> tuple[Verdict, Stacks] | None:
         seen = self._survey()
         self._watch.tell_of_straggler(seen)
+        if self._watch.is_blind:
+            if self._mesh:
+                self._mesh.forgive()
+            return None
         if self._mesh:
             for message in self._mesh.messages:
                 if message["kind"] == "verdict":
@@ -124,7 +140,9 @@ class Agent:
         own = [each for each in seen if each.rank in self._job.ranks and not each.has_ended]
         waited_s = min((each.state.waits_s for each in own if each.state.waits_in), default=0.0)
         waiting = [each for each in own if each.state.waits_in]
-        if not waiting or waited_s < self._job.stall_s or any(each.state.is_long for each in waiting):
+        if not own or len(waiting) < len(own):
+            return self._watch.verdict(own)  # one of them keeps the others waiting, whatever the link does
+        if waited_s < max(budget_s(each.state, self._job.stall_s) for each in own):
             return None
         names = {self._job.hosts[host] for host in broken}
         what = f"{'; '.join(broken.values())}. All of this host's workers wait in {waiting[0].state.waits_in}"
@@ -141,9 +159,12 @@ class Agent:
                 stack = hangs.where(self._watch, rank, texts[rank])
                 self._mesh.say({"kind": "stack", "stack": stack})
         told = hangs.told(self._watch, verdict, texts)
+        alone = len(self._job.ranks) == len(self._job.hosts) == 1
         if not own_culprits and verdict.ranks and (stack := self._stack_from_elsewhere()):
             told = f"{stack}\n{told}"
         _say(f"hang: {told}")
+        if alone:
+            return  # nobody waits for it: it may be at a prompt of a debugger's
         folder = RunFolder(Path(self._job.folder))
         for record in hangs.records(self._watch, verdict, texts, self._job.attempt):
             if folder.path.exists():  # rank 0's host alone may have it
@@ -168,11 +189,6 @@ class Agent:
         """Of collectives, if that is what a worker has died of: its library only says that something broke."""
         if parting := calls.find({each.rank: each.state.calls for each in seen}):
             _say(parting.text)
-
-
-def _read(descriptor: int, within_s: float) -> bytes | None:
-    readable, _, _ = select.select([descriptor], [], [], within_s)
-    return os.read(descriptor, 1) if readable else None
 
 
 def _say(text: str) -> None:

@@ -9,6 +9,7 @@ use: to a worker it means "save and stop", and a stopped process never gets it.
 """
 
 import contextlib
+import math
 import os
 import selectors
 import signal
@@ -101,7 +102,11 @@ class Attempt:
         if len(self._spares) < len(self.places) and time.monotonic() >= self._next_spare:
             self._next_spare = time.monotonic() + BETWEEN_S
             rank = len(self._spares)
-            self._spares[rank] = self._spawn(rank, self._gate)
+            try:
+                self._spares[rank] = self._spawn(rank, self._gate)
+            except OSError as error:  # what trains goes on
+                self._next_spare = math.inf
+                self._screen.say(f"warning: no more spare workers: {error.strerror}")
 
     def _spawn(self, rank: int, gate: Gate | None = None) -> subprocess.Popen[bytes]:
         environment = plan.worker_environment(
@@ -203,7 +208,7 @@ class Attempt:
                 records[child.rank] = self._describe_end(child)
         cause = failures.first_cause(list(records.values()))
         assert cause is not None
-        if cause.kind not in ("user", "hang") and (unlike := hangs.mismatch(self._watch, records, self.number)):
+        if cause.kind not in ("user", "hang", "link") and (unlike := hangs.mismatch(self._watch, records, self.number)):
             failures.save(self._folder, unlike)
             records[unlike.rank] = cause = unlike
         return [cause, *(record for record in records.values() if record is not cause)]
@@ -274,7 +279,8 @@ class Attempt:
             self._close(child)
         for spare in self._spares.values():
             _kill_group(spare)
-            spare.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                spare.wait(KILL_S)
             assert spare.stdout
             spare.stdout.close()
         self._gate.close()

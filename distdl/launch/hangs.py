@@ -20,7 +20,7 @@ def records(watch: Watch, verdict: Verdict, texts: Stacks, attempt: int) -> list
         found.append(
             failures.from_outside(
                 rank=rank,
-                kind="hang" if is_missing else "peer_lost",
+                kind=("hang" if verdict.ranks else "link") if is_missing else "peer_lost",
                 message=message,
                 stacks=texts.get(rank, ""),
                 step=state.step,

@@ -22,6 +22,8 @@ class Meeting:
         else:
             descriptor, self._path = tempfile.mkstemp(prefix="distdl-")
             os.close(descriptor)
+        with socket.create_server((_LOOPBACK, 0)) as listening:
+            self._port = listening.getsockname()[1]
 
     @property
     def inherited(self) -> tuple[int, ...]:
@@ -30,9 +32,7 @@ class Meeting:
     def environment(self) -> dict[str, str]:
         """MASTER_ADDR and MASTER_PORT are for code of one's own that asks torch to meet by them: we don't."""
         path = self._path if self.descriptor is None else f"/proc/self/fd/{self.descriptor}"
-        with socket.create_server((_LOOPBACK, 0)) as listening:
-            port = listening.getsockname()[1]
-        return {"DISTDL_MEETING": path, "MASTER_ADDR": _LOOPBACK, "MASTER_PORT": str(port)}
+        return {"DISTDL_MEETING": path, "MASTER_ADDR": _LOOPBACK, "MASTER_PORT": str(self._port)}
 
     def close(self) -> None:
         if self.descriptor is not None:

@@ -48,7 +48,7 @@ class Restarts:
     def line(self, cause: FailureRecord, checkpoint: int | None, n_workers: int, before: int) -> str:
         """What is said of the next one."""
         message = cause.message.strip()
-        if cause.kind not in ("hang", "mismatched"):  # which are told whole, as nowhere else
+        if cause.kind not in ("hang", "link", "mismatched"):  # which are told whole, as nowhere else
             message = message.partition("\n")[0]
         source = "the beginning" if checkpoint is None else f"the checkpoint of step {checkpoint}"
         workers = "" if n_workers == before else f" with {n_workers} worker{'s' * (n_workers > 1)}"
@@ -85,4 +85,6 @@ class Places:
 
 
 def lost_ranks(records: list[FailureRecord]) -> list[int]:
-    return [record.rank for record in records if record.kind in _LOST]
+    """None if it is all of them: then it is nothing of a place's."""
+    found = [record.rank for record in records if record.kind in _LOST]
+    return found if len(found) < len(records) else []

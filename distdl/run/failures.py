@@ -24,7 +24,7 @@ from distdl.run.exhausted import Resource, Shortage
 from distdl.run.folder import RunFolder, write_json
 from distdl.run.oom import Judgement
 
-Kind = Literal["user", "bug", "process_lost", "peer_lost", "signal", "hang", "mismatched"]
+Kind = Literal["user", "bug", "process_lost", "peer_lost", "signal", "hang", "link", "mismatched"]
 
 _TAIL_BYTES = 1 << 16
 
@@ -172,7 +172,7 @@ def headline(record: FailureRecord) -> str:
     if record.step is None:
         return f"{_who(record)} failed"
     # A record from outside knows only the last step that was logged.
-    verb = "hung" if record.kind == "hang" else "failed"
+    verb = "hung" if record.kind in ("hang", "link") else "failed"
     return f"{_who(record)} {verb} {'after' if record.exit_code < 0 else 'at'} step {record.step}"
 
 
@@ -229,7 +229,7 @@ def _message_of(error: BaseException, shortage: Shortage | None) -> str:
 
 def _reason(record: FailureRecord) -> str:
     body, message = record.traceback.rstrip(), record.message.rstrip()
-    if record.kind in ("user", "process_lost", "hang", "mismatched") or not body:
+    if record.kind in ("user", "process_lost", "hang", "link", "mismatched") or not body:
         return message
     return body if body.endswith(message) else f"{body}\n{message}"
 

@@ -106,15 +106,19 @@ def fit(
 
 
 def announced(batches: Iterator[HostBatch], run: Run) -> Iterator[HostBatch]:
-    """Tells who watches this worker when it waits for one, and which step may take long: the first of its shape."""
+    """Tells who watches this worker when it waits for one, and which steps may take long: the first ones of a shape."""
     shape: torch.Size | None = None
+    n_of_shape = 0
+    if run.config.data.is_remote:
+        pulse.mine.be_patient()
     while True:
         pulse.mine.enter("input")
         if (batch := next(batches, None)) is None:
             return
         pulse.mine.enter("log")
         before, shape = shape, batch.tensors["image"].shape
-        pulse.mine.step(run.state.step, is_first=shape != before)
+        n_of_shape = n_of_shape + 1 if shape == before else 0
+        pulse.mine.step(run.state.step, is_first=n_of_shape < 2, is_paced=n_of_shape > 0)
         yield batch
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from distdl.errors import UserError
+from distdl.watch import pulse
 
 if TYPE_CHECKING:
     from distdl.trainer.phases import Phases
@@ -94,7 +95,8 @@ def _recorded(stem: Path, n_steps: int, say: Callable[[str], None]) -> Iterator[
     def write(profiler: profile) -> None:
         trace = stem.with_name(f"{stem.name}.json.gz")
         trace.parent.mkdir(parents=True, exist_ok=True)
-        profiler.export_chrome_trace(str(trace))
+        with pulse.mine.phase("save"):  # as long as that may take
+            profiler.export_chrome_trace(str(trace))
         order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         table = profiler.key_averages().table(sort_by=order, row_limit=_OPERATORS_SHOWN)
         trace.with_name(f"{stem.name}.txt").write_text(table)

@@ -12,10 +12,12 @@ import socket
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from distdl.comm import messages
+from distdl.comm import interface, messages
 from distdl.comm.world import WorldInfo
+from distdl.errors import UserError
 from distdl.launch import worker as launched
 from distdl.launch.agent import Job
 from distdl.watch import pulse, stacks
@@ -24,32 +26,42 @@ from distdl.watch.pulse import Board
 _END_S = 5.0
 
 
-def start(world: WorldInfo, stall_s: float | None, folder: str, address: str) -> "subprocess.Popen[bytes] | None":
-    """On all workers alike, once they have joined. `address`: of this host on the job's network, if there are several.
+def start(world: WorldInfo, stall_s: float | None, folder: str) -> "subprocess.Popen[bytes] | None":
+    """On all workers alike, once they have joined. Where it can't be done for all, nobody is watched, with a warning.
 
-    Returns the agent if this worker has started one; it has to be kept, and closed by `stop`.
+    Returns the agent if this worker has started one; it has to be kept, and ended by `stop`.
     """
     if launched.is_supervised() or stall_s is None or sys.platform != "linux":
         return None
-    agent, mine = None, {"host": socket.gethostname(), "node": _node(world), "pid": os.getpid(), "agent": None}
+    mine: dict[str, Any] = {"host": socket.gethostname(), "node": _node(world), "pid": os.getpid(), "problem": ""}
     mine["error_file"] = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
-    several = world.world_size > world.local_world_size
+    agent = None
     if world.local_rank == 0:
-        board, files = Board(world.local_world_size), [stacks.new_file() for _ in range(world.local_world_size)]
-        agent = _spawn(address if several else "", board.descriptor, files)
-        assert agent.stdout
-        mine["agent"] = json.loads(agent.stdout.readline() or "{}") if several else {}
-        mine |= {"board": board.descriptor, "stacks": files, "token": secrets.token_hex(16)}
+        try:
+            agent, told = _lead(world)
+            mine |= told
+        except (OSError, UserError, ValueError) as error:
+            mine["problem"] = f"{type(error).__name__}: {error}"
     workers = messages.gather_json(mine)
-    leaders = [each for each in workers if each["agent"] is not None]
+    leaders = [each for each in workers if "agent" in each]
     leader = next((each for each in leaders if each["node"] == mine["node"]), None)
-    if leader is None:
-        return agent
     own = [rank for rank, each in enumerate(workers) if each["node"] == mine["node"]]
-    _tell_in(leader, own.index(world.rank))
-    if agent is None:
+    problem = mine["problem"]
+    if leader is None or (len(leaders) > 1 and not leader["agent"]):
+        problem = problem or "the hosts can't be told apart (LOCAL_RANK, LOCAL_WORLD_SIZE, GROUP_RANK)"
+    else:
+        try:
+            _tell_in(leader, own.index(world.rank))
+        except (OSError, IndexError) as error:
+            problem = problem or f"{type(error).__name__}: {error}"
+    if problems := [problem for problem in messages.gather_json(problem) if problem]:
+        pulse.detach()
+        if world.rank == 0:
+            print(f"warning: nobody watches for hangs: {problems[0]}", flush=True)
+        stop(agent)
         return None
-    assert agent.stdin
+    if agent is None or leader is None:
+        return None
     hosts = [each["host"] for each in leaders]
     alike = len(set(hosts)) < len(hosts)  # as namespaces of one machine are
     job = Job(
@@ -63,24 +75,44 @@ def start(world: WorldInfo, stall_s: float | None, folder: str, address: str) ->
         folder=folder,
         attempt=launched.attempt(),
     )
-    agent.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
-    agent.stdin.flush()
+    assert agent.stdin
+    with contextlib.suppress(OSError):  # it is gone: the workers tell nobody
+        agent.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
+        agent.stdin.flush()
     return agent
 
 
 def stop(agent: "subprocess.Popen[bytes] | None") -> None:
-    if agent is not None:
-        with contextlib.suppress(OSError):  # it may be gone
-            agent.communicate(b".", timeout=_END_S)
+    if agent is None:
+        return
+    pulse.detach()
+    try:
+        agent.communicate(b".", timeout=_END_S)
+    except (OSError, ValueError, subprocess.TimeoutExpired):  # it is gone, or held up
+        agent.kill()
+
+
+def _lead(world: WorldInfo) -> "tuple[subprocess.Popen[bytes], dict[str, Any]]":
+    """Starts this host's agent; returns what the other workers have to know of it."""
+    board, files = Board(world.local_world_size), [stacks.new_file() for _ in range(world.local_world_size)]
+    address = interface.own_address(world)
+    agent = _spawn(address, board.descriptor, files)
+    assert agent.stdout
+    where = json.loads(agent.stdout.readline() or "{}") if address else {}
+    if address and not where:
+        raise OSError(f"the watch on {address} has not started")
+    return agent, {"agent": where, "board": board.descriptor, "stacks": files, "token": secrets.token_hex(16)}
 
 
 def _node(world: WorldInfo) -> str:
-    """What the workers of one host have in common."""
-    return f"{socket.gethostname()} {os.environ.get('GROUP_RANK', '')} {world.local_world_size}"
+    """What the workers of one host have in common, and no others: names of hosts may be equal."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    processes = Path("/proc/self/ns/pid").readlink()
+    return f"{boot} {processes} {os.environ.get('GROUP_RANK', '')} {world.local_world_size}"
 
 
 def _tell_in(leader: dict[str, Any], slot: int) -> None:
-    """Into the memory that another worker of this host has made."""
+    """Into the memory that a worker of this host has made."""
     files = f"/proc/{leader['pid']}/fd"
     board = os.open(f"{files}/{leader['board']}", os.O_RDWR)
     pulse.attach(*pulse.slot_of(board, slot))

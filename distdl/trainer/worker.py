@@ -19,7 +19,7 @@ from distdl.checkpoint import load as checkpoint_load
 from distdl.checkpoint import save as checkpoint_save
 from distdl.checkpoint.load import Checkpoint
 from distdl.checkpoint.save import Checkpoints
-from distdl.comm import collectives, interface, messages
+from distdl.comm import collectives, messages
 from distdl.comm.world import WorldInfo
 from distdl.config import load
 from distdl.config.schema import Config, DistConfig
@@ -43,6 +43,7 @@ from distdl.trainer.setup import Run
 from distdl.trainer.signals import StopRequests
 from distdl.trainer.stage import fetch_ahead, stage
 from distdl.trainer.state import TrainState, restore
+from distdl.watch import pulse
 
 _EXIT_CODES = {"done": EXIT_DONE, "preempted": EXIT_PREEMPTED, "interrupted": EXIT_INTERRUPTED}
 
@@ -80,7 +81,7 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
         collectives.join(world, config.dist.backend, device, config.dist.timeout)
         if folder is None:
             held, fence, folder = _open_on_rank0(config, launch, world)
-        agent = watched.start(world, config.dist.stall_s, str(folder.path), interface.own_address(world))
+        agent = watched.start(world, config.dist.stall_s, str(folder.path))
         if config.dist.bucket_mib == "auto":
             config = _as_recorded(config, folder)
         with registry.using(_own_code(config, folder)):
@@ -185,6 +186,7 @@ def _train(
             _write_final(run, folder, outcome, time.monotonic() - began)
         return outcome
     finally:
+        pulse.mine.enter("end")  # which may take long, also after an error
         checkpoints.close()
         track.close(outcome, _summary(run, folder, outcome) if outcome != "failed" else ())
         run.close()

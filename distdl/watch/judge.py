@@ -14,6 +14,8 @@ from distdl.watch.facts import Facts
 from distdl.watch.pulse import State
 
 LONG = 20  # times the stall budget: of phases that may take long
+LONG_START = 60  # of the start, where rank 0 may be indexing a large corpus
+PACE = 3  # times the longest that a worker has told nothing in its steps so far
 
 Cause = Literal["stopped", "input", "disk", "not arrived", "mismatched", "ended", "link", "unknown"]
 
@@ -71,7 +73,9 @@ class Verdict:
 
 
 def budget_s(state: State, stall_s: float) -> float:
-    return stall_s * LONG if state.is_long else stall_s
+    if state.phase == "start":
+        return stall_s * LONG_START
+    return stall_s * LONG if state.is_long else max(stall_s, PACE * state.longest_s)
 
 
 def is_stalled(seen: Sequence[Seen], stall_s: float) -> bool:
@@ -97,6 +101,8 @@ def judge(seen: Sequence[Seen], stall_s: float) -> Verdict | None:
         if len(missing) == len(alive):  # where devices wait and not their hosts: for who has begun the fewest
             fewest = min(_n_common(each, len(seen)) for each in missing)
             missing = [each for each in missing if _n_common(each, len(seen)) == fewest]
+            # Collectives of other libraries are not told: who is not in a step keeps those who are waiting.
+            missing = [each for each in missing if each.state.phase not in _IN_STEP] or missing
         return _against(missing, *_why_missing(missing[0]), seen)
     if not alive or not all(each.waits for each in alive):
         return None
@@ -113,8 +119,13 @@ def judge(seen: Sequence[Seen], stall_s: float) -> Verdict | None:
         return None  # slow, but not dead
     hosts = sorted({each.host for each in alive})
     between = f"the network between {' and '.join(hosts[:4])}" if len(hosts) > 1 else f"the network on {hosts[0]}"
-    what = f"all workers have come to {_waiting_in(alive[0])}, but nothing gets through: {between} is down"
+    what = (
+        f"all workers have come to {_waiting_in(alive[0])}, but nothing gets through: {between}, or a device, is down"
+    )
     return Verdict(cause="link", ranks=[], what=what, after_s=_waited_s(alive[0]))
+
+
+_IN_STEP = ("forward", "backward", "exchange", "update")
 
 
 def _n_common(each: Seen, n_workers: int) -> int:

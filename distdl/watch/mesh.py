@@ -19,6 +19,8 @@ from distdl.watch.pulse import Call, State
 
 _MAC_BYTES = 16
 _MOST_BYTES = 60_000
+_BUFFER_BYTES = 4 << 20
+_FRESH_S = 3.0
 _CALLS_SENT = 12
 _CALL_CHARS = 160
 
@@ -30,6 +32,7 @@ class Mesh:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         self._socket.bind((address, 0))
         self.address, self.port = address, int(self._socket.getsockname()[1])
         self._token = b""
@@ -97,10 +100,15 @@ class Mesh:
         """Whether that host, as far as it is heard itself, hears this one."""
         return self._hears[host][self._peers.index(None)] < patience_s
 
+    def forgive(self) -> None:
+        """The silence so far: this process was stopped itself."""
+        self.join(self._token.decode(), self._peers)
+
     def others(self) -> list[Seen]:
-        """The other hosts' workers, older by the time since they were told of."""
+        """The other hosts' workers that were told of just now, older by the time since. Of a host that has fallen
+        silent nothing is known."""
         now = time.monotonic()
-        return [_older(seen, now - then) for then, seen in self._seen.values()]
+        return [_older(seen, now - then) for then, seen in self._seen.values() if now - then < _FRESH_S]
 
 
 def packed(seen: Seen) -> dict[str, Any]:

@@ -33,7 +33,23 @@ N_CALLS_KEPT = 64
 
 _PHASE_NUMBER = {name: number for number, name in enumerate(PHASES)}
 _EXCHANGE = _PHASE_NUMBER["exchange"]
-_PID, _BEAT, _PHASE, _SINCE, _STEP, _FIRST, _N_CALLS, _WAITS, _WAITS_SINCE, _THREAD, _ATTACHED, _CODE = range(12)
+_IS_SHORT = [name not in LONG_PHASES for name in PHASES]
+(
+    _PID,
+    _BEAT,
+    _PHASE,
+    _SINCE,
+    _STEP,
+    _FIRST,
+    _N_CALLS,
+    _WAITS,
+    _WAITS_SINCE,
+    _THREAD,
+    _ATTACHED,
+    _PATIENT,
+    _PACED,
+    _LONGEST,
+) = range(14)
 _SPENT = 16  # one number for each phase
 _CALLS = 32  # and some for each collective
 _OF_CALL = 6  # its group, the group's size, its place in the group's and in such groups' order, its key, when it was
@@ -84,11 +100,13 @@ class State:
     calls: list[Call] = field(default_factory=list)  # the last ones, oldest first
     spent_s: dict[str, float] = field(default_factory=dict)  # by phase, without the one that it is in
     thread: int = 0  # its main thread, as stacks name it
+    is_patient: bool = False  # its input comes from elsewhere, and has a deadline of its own
+    longest_s: float = 0.0  # without a word in its steps so far, but for the first one
 
     @property
     def is_long(self) -> bool:
         """Whether it is in a phase that may take long."""
-        return self.is_first or self.phase in LONG_PHASES
+        return self.is_first or self.phase in LONG_PHASES or (self.is_patient and self.phase == "input")
 
 
 class Board:
@@ -146,7 +164,10 @@ class Pulse:
     def enter(self, phase: str) -> None:
         """Ends one phase and begins the next."""
         now, numbers = time.monotonic_ns(), self._numbers
-        numbers[_SPENT + numbers[_PHASE]] += now - numbers[_SINCE]
+        before = numbers[_PHASE]
+        numbers[_SPENT + before] += now - numbers[_SINCE]
+        if numbers[_PACED] and _IS_SHORT[before] and now - numbers[_BEAT] > numbers[_LONGEST]:
+            numbers[_LONGEST] = now - numbers[_BEAT]
         numbers[_PHASE], numbers[_SINCE], numbers[_BEAT] = _PHASE_NUMBER[phase], now, now
 
     @contextmanager
@@ -163,9 +184,13 @@ class Pulse:
         """Progress within a phase."""
         self._numbers[_BEAT] = time.monotonic_ns()
 
-    def step(self, done: int, is_first: bool = False) -> None:
-        """So many steps are done. `is_first`: the next one may take long."""
-        self._numbers[_STEP], self._numbers[_FIRST] = done, is_first
+    def step(self, done: int, is_first: bool = False, is_paced: bool = True) -> None:
+        """So many steps are done. `is_first`: the next one may take long; `is_paced`: it tells how long they take."""
+        self._numbers[_STEP], self._numbers[_FIRST], self._numbers[_PACED] = done, is_first, is_paced
+
+    def be_patient(self) -> None:
+        """Its input comes from elsewhere, and has a deadline of its own."""
+        self._numbers[_PATIENT] = 1
 
     def call(self, group: int, size: int, text: str, alike: str) -> int:
         """A collective of a group is about to begin; returns its number, for `wait`. `alike`: what it has in common
@@ -221,7 +246,9 @@ class Silent:
 
     def beat(self) -> None: ...
 
-    def step(self, done: int, is_first: bool = False) -> None: ...
+    def step(self, done: int, is_first: bool = False, is_paced: bool = True) -> None: ...
+
+    def be_patient(self) -> None: ...
 
     def call(self, group: int, size: int, text: str, alike: str) -> int:
         return 0
@@ -291,6 +318,8 @@ def read(slot: memoryview) -> State:
         calls=list(calls.values()),
         spent_s={name: numbers[_SPENT + number] / 1e9 for number, name in enumerate(PHASES)},
         thread=numbers[_THREAD],
+        is_patient=bool(numbers[_PATIENT]),
+        longest_s=numbers[_LONGEST] / 1e9,
     )
 
 

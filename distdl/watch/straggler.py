@@ -13,6 +13,7 @@ from typing import Literal
 
 from distdl.watch.pulse import State
 
+INTERVAL_S = 1.0  # between two searches
 LEAST_STEPS = 5  # that are looked back on
 LEAST_S = 4.0
 LONGEST_S = 120.0
@@ -139,12 +140,14 @@ def _mean(history: Sequence[Spent]) -> _Mean | None:
     if len(history) < 2:
         return None
     last = history[-1]
-    enough = (n for n, each in enumerate(history) if _is_long_ago(each, last))
-    begin = max(enough, default=None)
-    if begin is None:
+    of_late = []
+    for each in reversed(history):
+        of_late.append(each)
+        if _is_long_ago(each, last):
+            break
+    else:
         return None
-    history = list(history)[begin:]
-    first = history[0]
+    history, first = of_late, of_late[-1]
     n_steps, seconds = last.step - first.step, last.time - first.time
     return _Mean(
         seconds / n_steps,

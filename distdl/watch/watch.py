@@ -58,7 +58,7 @@ class Watch:
         self._histories: dict[int, deque[Spent]] = {}
         self._teller = straggler.Teller()
         self._last_look = time.monotonic()
-        self._blind_until = self._next_question = 0.0
+        self._blind_until = self._next_question = self._next_search = 0.0
         for number in range(len(ranks) if board is None else 0):
             pulse.prepare(self._board.slot(number))
 
@@ -87,6 +87,11 @@ class Watch:
         seen = self.survey(pids, ended)
         self.tell_of_straggler(seen)
         return self.verdict(seen)
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether this process was stopped itself a while ago, and what it sees of the others says nothing yet."""
+        return time.monotonic() < self._blind_until
 
     def survey(self, pids: Sequence[int], ended: Sequence[bool]) -> list[Seen]:
         assert self.stall_s is not None
@@ -135,6 +140,9 @@ class Watch:
                 history.append(Spent.of(each.state, now, each.has_unsent, each.has_unread))
             while history and history[0].time < now - straggler.LONGEST_S:
                 history.popleft()
+        if now < self._next_search:
+            return
+        self._next_search = now + straggler.INTERVAL_S
         found = straggler.find([(each.rank, each.host, self._histories[each.rank]) for each in seen])
         if news := self._teller.news(found, now):
             told = {} if news == "over" else {"rank": news.rank, "cost": news.cost, "message": str(news)}

@@ -68,7 +68,7 @@ def test_who_could_not_be_asked_has_no_stack(watch):
 def test_with_nobody_to_blame_one_record_has_the_cause(watch):
     records = hangs.records(watch, verdict("link", ranks=()), {}, 0)
 
-    assert [record.kind for record in records] == ["hang", "peer_lost", "peer_lost"]
+    assert [record.kind for record in records] == ["link", "peer_lost", "peer_lost"]
     assert FIX["link"] in records[0].message
 
 

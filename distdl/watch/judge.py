@@ -15,6 +15,7 @@ from distdl.watch.pulse import State
 
 LONG = 20  # times the stall budget: of phases that may take long
 LONG_START = 60  # of the start, where rank 0 may be indexing a large corpus
+UNPROVEN = 3  # of the stall budget, where all wait alike and nothing but the silence tells that it is for ever
 PACE = 3  # times the longest that a worker has told nothing in its steps so far
 
 Cause = Literal["stopped", "input", "disk", "not arrived", "mismatched", "ended", "link", "unknown"]
@@ -115,8 +116,9 @@ def judge(seen: Sequence[Seen], stall_s: float) -> Verdict | None:
         return _against(ended, "ended", "ended, and the others wait for it", seen)
     if len({each.own_collective for each in alive}) > 1:
         return _against(alive, "mismatched", "waiting in unlike collectives", seen)
-    if any(each.has_moved for each in alive) and not all(_has_waited(each, stall_s * LONG) for each in alive):
-        return None  # slow, but not dead
+    times = LONG if any(each.has_moved for each in alive) else UNPROVEN  # what moves is slow, but not dead
+    if not all(_has_waited(each, stall_s * times) for each in alive):
+        return None
     hosts = sorted({each.host for each in alive})
     between = f"the network between {' and '.join(hosts[:4])}" if len(hosts) > 1 else f"the network on {hosts[0]}"
     what = (

@@ -201,7 +201,7 @@ def in_group(rank, group):
 
 def test_collectives_that_they_call_without_telling_of_it():
     """Of torch, as their stacks show it."""
-    alike = [works(rank, 30, own_collective="train.py:12 in forward") for rank in range(2)]
+    alike = [works(rank, 31, own_collective="train.py:12 in forward") for rank in range(2)]
     other = works(2, 30, own_collective="train.py:99 in report")
 
     assert verdict_on(*alike, other).cause == "mismatched"
@@ -254,3 +254,9 @@ def test_phases_are_told_in_words(phase, is_first, words):
     found = verdict_on(works(0, 3000, phase=phase, is_first=is_first), waits(1, 3000))
 
     assert found.what.endswith(words)
+
+
+def test_silence_alone_is_believed_late():
+    """Where all wait alike: a machine may hold up the thread that carries the bytes for seconds."""
+    assert verdict_on(waits(0, 3 * STALL_S - 1), waits(1, 3 * STALL_S - 1)) is None
+    assert verdict_on(waits(0, 3 * STALL_S + 1), waits(1, 3 * STALL_S + 1)).cause == "link"

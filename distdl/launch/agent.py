@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,9 @@ class Agent:
         if self._mesh:
             for message in self._mesh.messages:
                 if message["kind"] == "verdict":
-                    return Verdict(**message["verdict"]), self._watch.ask(seen)
+                    verdict = Verdict(**message["verdict"])
+                    own = [*verdict.others, *self._broken_links().values()]  # seen from here, it may look otherwise
+                    return replace(verdict, others=own), self._watch.ask(seen)
             if broken := self._broken_links():
                 return self._link_verdict(broken, seen)
         return self._watch.verdict(seen)

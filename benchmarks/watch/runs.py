@@ -103,6 +103,7 @@ class Worker:
 
     pid: int
     rank: int
+    attempt: int
     _slot: memoryview = field(repr=False)
 
     def state(self) -> pulse.State:
@@ -117,14 +118,15 @@ class Workers:
         self._known: dict[int, Worker] = {}
 
     def now(self) -> list[Worker]:
-        """Those that have a process, by rank."""
+        """Those that have a process, by rank; without spares, which wait for the next attempt."""
         try:
             text = (PROC / str(self._supervisor) / "task" / str(self._supervisor) / "children").read_text()
         except OSError:
             return []
         there = {pid: worker for pid in map(int, text.split()) if is_alive(pid) and (worker := self._find(pid))}
         self._known = there
-        return sorted(there.values(), key=lambda worker: worker.rank)
+        attempt = min((worker.attempt for worker in there.values()), default=0)
+        return sorted((each for each in there.values() if each.attempt == attempt), key=lambda each: each.rank)
 
     def _find(self, pid: int) -> Worker | None:
         if pid in self._known:
@@ -140,7 +142,7 @@ class Workers:
         except (OSError, ValueError):  # it is gone by now
             return None
         slot = memory[number * pulse.SLOT_BYTES : (number + 1) * pulse.SLOT_BYTES]
-        return Worker(pid, int(variables["RANK"]), slot)
+        return Worker(pid, int(variables["RANK"]), int(variables["TORCHELASTIC_RESTART_COUNT"]), slot)
 
 
 def is_alive(pid: int) -> bool:

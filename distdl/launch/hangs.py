@@ -45,7 +45,9 @@ def told(watch: Watch, verdict: Verdict, texts: Stacks) -> str:
 
 def where(watch: Watch, rank: int, text: str) -> str:
     """Where a worker of this host stands, by its stacks."""
-    return f"rank {rank} stands at {watch.place_of(rank, text)}:\n{watch.short_stack(rank, text)}"
+    return (
+        f"rank {rank} stands at {watch.place_of(rank, text) or 'no line of Python'}:\n{watch.short_stack(rank, text)}"
+    )
 
 
 def mismatch(watch: Watch, by_rank: Mapping[int, FailureRecord], attempt: int) -> FailureRecord | None:

@@ -9,7 +9,7 @@ device and no port. One that is gone by then is started anew.
 
 import os
 
-BETWEEN_S = 3.0  # two starts: imports take a core from those that train
+BETWEEN_S = 1.5  # two starts: imports take a core from those that train
 
 
 class Gate:

@@ -44,8 +44,8 @@ def start(world: WorldInfo, stall_s: float | None, folder: str) -> "subprocess.P
             mine["problem"] = f"{type(error).__name__}: {error}"
     workers = messages.gather_json(mine)
     leaders = [each for each in workers if "agent" in each]
-    leader = next((each for each in leaders if each["node"] == mine["node"]), None)
-    own = [rank for rank, each in enumerate(workers) if each["node"] == mine["node"]]
+    leader = _leader_of(world.rank, workers)
+    own = [rank for rank in range(len(workers)) if _leader_of(rank, workers) is leader]
     problem = mine["problem"]
     if leader is None or (len(leaders) > 1 and not leader["agent"]):
         problem = problem or "the hosts can't be told apart (LOCAL_RANK, LOCAL_WORLD_SIZE, GROUP_RANK)"
@@ -102,6 +102,12 @@ def _lead(world: WorldInfo) -> "tuple[subprocess.Popen[bytes], dict[str, Any]]":
     if address and not where:
         raise OSError(f"the watch on {address} has not started")
     return agent, {"agent": where, "board": board.descriptor, "stacks": files, "token": secrets.token_hex(16)}
+
+
+def _leader_of(rank: int, workers: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The worker that made the memory which this one tells in: the last one before it, on its host."""
+    of_host = [each for each in workers[: rank + 1] if each["node"] == workers[rank]["node"] and "agent" in each]
+    return of_host[-1] if of_host else None
 
 
 def _node(world: WorldInfo) -> str:

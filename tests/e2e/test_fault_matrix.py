@@ -70,7 +70,7 @@ def test_fault_9_a_stopped_worker_is_named_killed_and_started_again(strike):
 
 
 def test_fault_10_a_dataset_that_holds_the_interpreter_is_named_with_its_line(strike, place):
-    result = strike("spin_in_input")
+    result = strike("spin_in_input", after=25)
 
     records = [json.loads(path.read_text()) for path in (place.path / "runs/run/failures/earlier").glob("*rank-1.json")]
     assert any("in hold_the_interpreter" in record["traceback"] for record in records)
@@ -90,7 +90,7 @@ def test_fault_11_a_skipped_collective_is_told_long_before_a_time_out(place):
 
 
 def test_fault_15_a_worker_that_gets_half_a_core_is_told_and_not_restarted(place):
-    config = place.config(model__name="hanging:lenet5", train__steps=60, train__eval_every=1000, dist__stall_s=3)
+    config = place.config(model__name="hanging:lenet5", train__steps=60, train__eval_every=1000, dist__stall_s=20)
     busy = {"rank": -1, "after": 0, "how": "works", "seconds": 0.15}
     process = place.start("train", config, "--nproc", 3, "--max-restarts", 2, HANG=json.dumps(busy))
     until = time.monotonic() + 60

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "watch" / "goodput.py"
 @pytest.mark.timeout(400)
 def test_workers_that_are_killed_again_and_again_end_with_the_same_weights_and_leave_nothing(tmp_path):
     pytest.importorskip("sklearn")
-    options = ["--minutes", "0.3", "--every-s", "6", "--steps", "600", "--out", str(tmp_path / "raw.json")]
+    options = ["--minutes", "0.5", "--every-s", "6", "--steps", "1000", "--out", str(tmp_path / "raw.json")]
 
     ended = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True, timeout=380)
 

@@ -20,7 +20,7 @@ def test_workers_that_are_killed_again_and_again_end_with_the_same_weights_and_l
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     result = json.loads((tmp_path / "raw.json").read_text())
-    assert result["n_kills"] >= 1 and result["recovery_s"]
+    assert result["n_kills"] >= 1
     assert result["same_weights"] and result["same_rows"]
     assert not any(result["left"].values())
     assert result["seen"]["ports"]  # or it would not have noticed that one was left

@@ -16,7 +16,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 # One thread a process: more of them would wait for each other's cores.
 PARALLEL = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
-.PHONY: train test browser libraries compiler check format matrix bench bench-peers bench-comm bench-watch docs clean
+.PHONY: train test browser network libraries compiler check format matrix bench bench-peers bench-comm bench-watch docs clean
 
 train: $(VENV)/.train data/digits
 	$(BIN)/distdl train configs/digits/lenet5.yaml --nproc 2 --name digits --resume
@@ -25,7 +25,7 @@ data/digits: | $(VENV)/.train
 	$(BIN)/distdl data pack digits $@
 
 # tests/dist has deadlines of seconds, and so the machine to itself; the runs of tests/e2e are started two at a time.
-test: $(VENV)/.test browser libraries
+test: $(VENV)/.test browser network libraries
 	$(PARALLEL) tests/style tests/unit tests/integration
 	$(BIN)/python -m pytest tests/dist
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/e2e
@@ -36,6 +36,13 @@ browser:
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null && exit 0; \
 	fi; echo "no Chromium here"
+
+# ip and tc, for tests on network namespaces. Without them these are skipped.
+network:
+	@command -v ip >/dev/null && command -v tc >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends iproute2 >/dev/null && exit 0; \
+	fi; echo "no iproute2 here"
 
 # Whose networks the zoo's are compared with. Without what they depend on: only the layers are used.
 libraries: $(VENV)/.test
@@ -89,6 +96,7 @@ bench-watch: $(VENV)/.test
 	$(BIN)/python benchmarks/watch/overhead.py
 	$(BIN)/python benchmarks/watch/false_alarms.py
 	$(BIN)/python benchmarks/watch/goodput.py
+	$(BIN)/python benchmarks/watch/faults.py
 
 clean:
 	rm -rf $(VENV) .venv-peers .libraries

@@ -16,7 +16,9 @@ _NOWHERE = "02:00:00:00:de:ad"
 def are_possible() -> bool:
     if not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("tc"):
         return False
-    return not subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode
+    name = f"distdl-{os.getpid()}-try"
+    commands = ["add", name], ["exec", name, "true"], ["del", name]
+    return all(not subprocess.run(["ip", "netns", *each], capture_output=True).returncode for each in commands)
 
 
 class Namespaces:

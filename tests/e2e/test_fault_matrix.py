@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -125,6 +126,7 @@ def test_fault_40_a_port_in_use_is_told(place):
     assert re.search(r"EADDRINUSE|in use", result.output), result.output
 
 
+@pytest.mark.skipif(not shutil.which("ss"), reason="there is no ss (iproute2)")
 def test_fault_40_workers_of_one_machine_meet_where_no_stranger_gets_to(place):
     config = place.config(model__name="hanging:lenet5", train__steps=60)
     slow = {"rank": -1, "after": 0, "how": "works", "seconds": 0.1}

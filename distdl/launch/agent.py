@@ -62,7 +62,6 @@ def main() -> None:
         print(json.dumps({"address": mesh.address, "port": mesh.port}), flush=True)
     if line := sys.stdin.readline():
         job = Job(**json.loads(line))
-        job = Job(**{**asdict(job), "peers": [tuple(peer) if peer else None for peer in job.peers]})
         Agent(job, mesh, Board(len(job.ranks), board), stack_files).watch()
 
 
@@ -140,14 +139,13 @@ class Agent:
     def _link_verdict(self, broken: dict[int, str], seen: Sequence[Seen]) -> tuple[Verdict, Stacks] | None:
         """Once this host's workers have waited for the others for too long."""
         own = [each for each in seen if each.rank in self._job.ranks and not each.has_ended]
-        waited_s = min((each.state.waits_s for each in own if each.state.waits_in), default=0.0)
-        waiting = [each for each in own if each.state.waits_in]
-        if not own or len(waiting) < len(own):
+        if not own or not all(each.state.waits_in for each in own):
             return self._watch.verdict(own)  # one of them keeps the others waiting, whatever the link does
+        waited_s = min(each.state.waits_s for each in own)
         if waited_s < max(budget_s(each.state, self._job.stall_s) for each in own):
             return None
         names = {self._job.hosts[host] for host in broken}
-        what = f"{'; '.join(broken.values())}. All of this host's workers wait in {waiting[0].state.waits_in}"
+        what = f"{'; '.join(broken.values())}. All of this host's workers wait in {own[0].state.waits_in}"
         ranks = [each.rank for each in seen if each.host in names]
         return Verdict(cause="link", ranks=ranks, what=what, after_s=waited_s), self._watch.ask(seen)
 

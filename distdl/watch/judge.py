@@ -18,7 +18,7 @@ LONG_START = 60  # of the start, where rank 0 may be indexing a large corpus
 UNPROVEN = 3  # of the stall budget, where all wait alike and nothing but the silence tells that it is for ever
 PACE = 3  # times the longest that a worker has told nothing in its steps so far
 
-Cause = Literal["stopped", "input", "disk", "not arrived", "mismatched", "ended", "link", "unknown"]
+Cause = Literal["stopped", "input", "disk", "not arrived", "mismatched", "ended", "link"]
 
 FIX = {
     "stopped": "Something stopped it: a debugger, a signal by hand, or the batch system. It was killed.",
@@ -29,7 +29,6 @@ FIX = {
     "ended": "All workers have to take equally many steps: is its part of the data shorter?",
     "link": "Look at the network between the hosts (`distdl doctor` measures it). If a step may take so long, raise "
     "dist.stall_s.",
-    "unknown": "If this may take so long, raise dist.stall_s.",
 }
 
 

@@ -45,7 +45,8 @@ class Mesh:
 
     def join(self, token: str, peers: Sequence[tuple[str, int] | None]) -> None:
         """`peers`: the addresses of the other hosts' meshes, None at the place of this one."""
-        self._token, self._peers = token.encode(), list(peers)
+        self._token = token.encode()
+        self._peers = [(peer[0], peer[1]) if peer else None for peer in peers]  # JSON has no tuples
         self._heard = [time.monotonic()] * len(peers)
         self._hears = [[0.0] * len(peers) for _ in peers]
 

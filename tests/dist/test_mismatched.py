@@ -11,11 +11,17 @@ from spawn import CaseFailed, Workers
 
 pytestmark = pytest.mark.timeout(60)
 TIMEOUT_S = 3.0
+NEVER_S = 50.0
 
 
 @pytest.fixture
-def three():
-    with Workers(3, timeout_s=TIMEOUT_S) as workers:
+def timeout_s():
+    return TIMEOUT_S
+
+
+@pytest.fixture
+def three(timeout_s):
+    with Workers(3, timeout_s=timeout_s) as workers:
         workers.run("sum_of_ranks")
         yield workers
 
@@ -41,7 +47,7 @@ def test_a_call_that_some_workers_never_make_ends_with_the_timeout(three):
 
     errors = three.run("call_on_some", ranks=[0, 1])
 
-    assert time.monotonic() - began < 2 * TIMEOUT_S
+    assert TIMEOUT_S <= time.monotonic() - began < 30
     assert errors[2] is None
     for error in errors[:2]:
         assert "not all workers came to this all_reduce of [4] torch.float32 in time" in error
@@ -62,15 +68,16 @@ def test_unlike_networks_are_noticed_before_anything_is_sent(workers):
     assert "parameter 1 is [5] torch.float32 here, [4] torch.float32 on rank 0" in errors[1]
 
 
+@pytest.mark.parametrize("timeout_s", [NEVER_S])
 @pytest.mark.parametrize("form", ["fast", "tree"])
 @pytest.mark.parametrize("when", ["before it sends", "in the middle of a bucket"])
-def test_a_worker_that_dies_in_a_step_is_an_error_on_the_others_at_once(three, form, when):
+def test_a_worker_that_dies_in_a_step_is_an_error_on_the_others_at_once(three, form, when, timeout_s):
     began = time.monotonic()
 
     with pytest.raises(CaseFailed) as failed:
         three.run("die_in_a_step", form=form, when=when)
 
-    assert time.monotonic() - began < TIMEOUT_S
+    assert time.monotonic() - began < timeout_s / 2
     results = failed.value.results
     assert set(results) == {0, 1} and all("PeerLost" in each for each in results.values()), results
     assert not any("not all workers came" in each for each in results.values())

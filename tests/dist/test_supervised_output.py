@@ -48,7 +48,7 @@ def test_a_child_that_holds_the_pipe_open_does_not_hold_up_the_end(launch):
     code, screen = launch.run("subprocess.Popen(['sleep', '50'], start_new_session=True); print('done')", nproc=1)
 
     assert (code, screen) == (0, "done\n")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     for pid in launch.pids("sleep"):  # it left the worker's session: on purpose, so it isn't the supervisor's to end
         os.kill(pid, signal.SIGKILL)
     assert eventually(lambda: launch.pids() == [], 2)

@@ -41,7 +41,7 @@ def test_all_mistakes_of_a_config_at_once(place):
         "command line 'data.lr=3': unknown key 'data.lr' - did you mean optim.lr?",
         "command line 'train.precison=bf16': unknown key 'train.precison' - did you mean train.precision?",
     )
-    assert result.seconds < 2
+    assert result.seconds < 10
 
 
 def test_a_missing_and_an_empty_folder_of_shards(place):

@@ -34,7 +34,7 @@ def test_fault_42_too_few_open_files(place, n_files, changes):
     result = place.run("train", place.config(**changes), "--nproc", 2, "--max-restarts", 2, launcher=launcher)
 
     assert result.code == 2, result.output
-    assert result.seconds < 20  # 3 to 5, of imports above all, on a machine that does nothing else
+    assert result.seconds < 60  # 3 to 5, of imports above all, on a machine that does nothing else
     assert f"out of file descriptors ({n_files} a process by `ulimit -Hn`): " in result.output
     assert "ulimit -n 65536" in result.last_line
     assert "starting again" not in result.output  # it would end alike

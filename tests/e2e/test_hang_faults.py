@@ -16,7 +16,7 @@ from namespaces import Namespaces, on_a_bridge
 pytestmark = pytest.mark.timeout(180)
 
 STALL_S = 5
-ANSWER_S = 10
+ANSWER_S = 30  # 6 to 9 on a machine that does nothing else
 CHANGES = {
     "model__name": "hanging:lenet5",
     "dist__stall_s": STALL_S,
@@ -51,7 +51,7 @@ def test_a_slow_worker_is_told_while_it_is_slow(place):
     assert result.code == 0, result.output
     told = next(row for row in place.rows("run", "event") if row["event"] == "straggler")
     assert re.match(r"rank 1 on \S+ computes for \S+ s a step, the others for", told["message"])
-    assert told["step"] <= 6 + ANSWER_S  # a step takes a second
+    assert told["step"] <= 16  # a step takes a second
     assert place.rows("run")[-1]["straggler_rank"] == 1 and place.rows("run")[-1]["straggler_cost"] > 0.5
 
 

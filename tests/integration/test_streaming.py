@@ -106,13 +106,13 @@ def requests_of_chunks(web: Web) -> Counter:
 
 
 def test_the_first_sample_does_not_wait_for_its_shard(opened, web, corpus):
-    web.bytes_per_s = 2_000_000  # a shard takes more than a second
+    web.bytes_per_s = 200_000  # a shard takes more than ten seconds
     dataset = opened()
     began = time.monotonic()
 
     assert is_right(dataset, corpus, [3])
 
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 8
     assert not in_cache(Path(dataset.streaming.cache.folder.parent))
 
 
@@ -154,7 +154,7 @@ def test_a_samples_components_come_in_one_request(opened, web):
 
 
 def test_announced_samples_come_side_by_side(opened, web, corpus):
-    web.delay_s = 0.1
+    web.delay_s = 0.25
     dataset = opened(cache_gb=0)
     ids = list(range(0, 60, 2))
     began = time.monotonic()
@@ -163,7 +163,7 @@ def test_announced_samples_come_side_by_side(opened, web, corpus):
     dataset.announce(ids, None)
 
     assert is_right(dataset, corpus, ids)
-    assert time.monotonic() - began < 1.5, "one after the other they take three seconds"
+    assert time.monotonic() - began < 5, "one after the other they take seven seconds"
     assert Counter(each.begin for each in web.requests if each.end).most_common(1)[0][1] <= N_SHARDS
 
 
@@ -209,7 +209,7 @@ def test_a_server_that_stays_away_ends_in_a_clear_error(opened, web):
     with pytest.raises(UserError, match=r"000000.tar: can't be read for 1 s"):
         dataset.read(0, 0)
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_bytes_that_stay_wrong_make_a_bad_sample_and_no_shard_of_the_cache(opened, web, corpus, tmp_path, said):
@@ -236,7 +236,7 @@ def test_closing_does_not_wait_for_a_silent_server(opened, web, monkeypatch):
 
     dataset.close()
 
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - began < 18
 
 
 # --- the disk ---

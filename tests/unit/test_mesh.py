@@ -82,12 +82,12 @@ def test_fault_40_what_comes_without_the_token_is_dropped(two, packet):
 
 
 def test_silence_is_told_of_each_host_and_each_way(two):
-    time.sleep(0.3)
+    time.sleep(1.5)
     two[1].send([seen()])  # it says that it has heard nothing
     assert arrived(two[0], two[0].others)
 
-    assert two[0].not_heard_s()[0] == 0.0 and two[0].not_heard_s()[1] < 0.2
-    assert not two[0].is_heard_by(1, patience_s=0.2) and two[0].is_heard_by(1, patience_s=2.0)
+    assert two[0].not_heard_s()[0] == 0.0 and two[0].not_heard_s()[1] < 1.4
+    assert not two[0].is_heard_by(1, patience_s=1.4) and two[0].is_heard_by(1, patience_s=20.0)
 
 
 def test_it_listens_on_one_address_alone():

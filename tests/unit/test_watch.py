@@ -111,7 +111,7 @@ def test_one_that_does_not_arrive_and_where_it_stands(over):
 
     assert (verdict.cause, verdict.ranks) == ("not arrived", [1])
     assert "(it does nothing), in forward" in verdict.what
-    assert STALL_S < verdict.after_s < STALL_S + 2
+    assert STALL_S < verdict.after_s < STALL_S + 15
     assert re.fullmatch(r"rank 0 on node-a: waiting in all_reduce, called at 0\.py:\d+", verdict.others[0])
     assert re.fullmatch(r".*/1\.py:\d+ in rest", watch.place_of(1, texts[1]))
     outer, inner = watch.short_stack(1, texts[1]).splitlines()

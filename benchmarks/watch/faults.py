@@ -45,7 +45,7 @@ def main() -> None:
         place = Place(Path(folder))
         for fault in arguments.faults.split(","):
             ours = distdl(place, fault)
-            theirs = torchrun(Path(folder), fault, arguments.patience_s)
+            theirs = torchrun(place, fault, arguments.patience_s)
             results.append({"fault": fault, "distdl": ours, "torchrun": theirs})
             print(row(results[-1]), flush=True)
     right = sum(each["distdl"]["rank"] and each["distdl"]["cause"] and each["distdl"]["s"] <= 10 for each in results)
@@ -67,12 +67,10 @@ def distdl(place: Place, fault: str) -> dict[str, object]:
         train__eval_every=10_000,
         checkpoint__every=10_000,
     )
-    environment = {**place._environment(), "PYTHONPATH": str(ROOT / "tests/e2e")}
+    environment = {**place.environment(), "PYTHONPATH": str(ROOT / "tests/e2e")}
     train = [sys.executable, "-m", "distdl", "train", str(config), "--name", name]
     if fault in ON_LINKS:
-        output, seconds = over_links(
-            train, environment, fault, place.folder, 60.0, place.folder / "runs" / name / "metrics.jsonl"
-        )
+        output, seconds = over_links(place, train, environment, fault, 60.0, place.run_folder(name) / "metrics.jsonl")
         return {
             "rank": "10.97.0.2" in output,
             "cause": bool(re.search(FAULTS[fault], output)),
@@ -83,23 +81,24 @@ def distdl(place: Place, fault: str) -> dict[str, object]:
     done = subprocess.run(command, cwd=place.folder, env={**environment, "HANG": told}, capture_output=True, text=True)
     output, seconds = done.stdout + done.stderr, time.monotonic() - float(at.read_text())
     if fault == "slow":
-        rows = map(json.loads, (place.folder / "runs" / name / "metrics.jsonl").read_text().splitlines())
-        steps = [each["step"] for each in rows if each.get("event") == "straggler"]
+        steps = [each["step"] for each in place.rows(name, "event") if each["event"] == "straggler"]
         seconds = float(steps[0] - 6) if steps else float("inf")  # a step takes a second
     last_words = output if fault == "slow" else output[output.rfind("\nrank 1 on") :]
     is_rank = bool(re.search(r"rank 1 on \S+ (failed|hung|computes)", last_words))
     return {"rank": is_rank, "cause": bool(re.search(FAULTS[fault], last_words)), "s": seconds, "said": last_words}
 
 
-def torchrun(folder: Path, fault: str, patience_s: float) -> dict[str, object]:
-    at = folder / "at-plain"
+def torchrun(place: Place, fault: str, patience_s: float) -> dict[str, object]:
+    at = place.folder / "at-plain"
     at.unlink(missing_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {**place.environment(), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     environment["HANG"] = json.dumps({"rank": 1, "after": 6, "how": fault, "at": str(at)})
     start = [sys.executable, "-m", "torch.distributed.run"]
     if fault in ON_LINKS:
         environment["GLOO_SOCKET_IFNAME"] = "eth0"
-        output, seconds = over_links([str(PLAIN)], environment, fault, folder, patience_s, folder / "steps")
+        output, seconds = over_links(
+            place, [sys.executable, str(PLAIN)], environment, fault, patience_s, place.folder / "steps"
+        )
     else:
         command = [*start, "--standalone", "--nproc-per-node", "3", str(PLAIN)]
         process = subprocess.Popen(
@@ -110,18 +109,17 @@ def torchrun(folder: Path, fault: str, patience_s: float) -> dict[str, object]:
             text=True,
             start_new_session=True,
         )
-        output, _ = finish([process], patience_s + 15)
+        output = finish(place, [process], patience_s + 15)
         seconds = time.monotonic() - float(at.read_text())
     said = [line for line in output.splitlines() if re.search(r"Error|error|Signal|signal|terminate|what\(\)", line)]
     return {"s": seconds, "ended": seconds < patience_s, "said": "\n".join(said[-6:])}
 
 
 def over_links(
-    command: list[str], environment: dict[str, str], fault: str, folder: Path, patience_s: float, steps: Path
+    place: Place, command: list[str], environment: dict[str, str], fault: str, patience_s: float, steps: Path
 ) -> tuple[str, float]:
     """Two hosts with two workers each; the link between them fails once there are steps."""
     steps.unlink(missing_ok=True)
-    environment["HANG"] = json.dumps({"rank": -1, "after": 6, "how": fault, "at": str(folder / "at-plain")})
     with Namespaces("a", "b", "bridge") as hosts:
         addresses = on_a_bridge(hosts, "bridge", ["a", "b"])
         workers = []
@@ -135,8 +133,7 @@ def over_links(
             }
             told |= {"MASTER_ADDR": addresses["a"], "MASTER_PORT": 29517, "OMP_NUM_THREADS": 1}
             of_worker = {**environment, **{name: str(value) for name, value in told.items()}}
-            program = command if command[0] == sys.executable else [sys.executable, *command]
-            workers.append(hosts.start("ab"[rank // 2], ["env", "-C", str(folder), *program], of_worker))
+            workers.append(hosts.start("ab"[rank // 2], ["env", "-C", str(place.folder), *command], of_worker))
         until = time.monotonic() + 60
         while not (steps.exists() and n_steps(steps) > 4):
             assert time.monotonic() < until
@@ -145,8 +142,7 @@ def over_links(
         if fault == "link":
             hosts.lose("a", "eth0", addresses["b"])
         cut = time.monotonic()
-        output, _ = finish(workers, patience_s)
-        return output, time.monotonic() - cut
+        return finish(place, workers, patience_s), time.monotonic() - cut
 
 
 def n_steps(path: Path) -> int:
@@ -155,20 +151,18 @@ def n_steps(path: Path) -> int:
     return int(text) if text.isdigit() else len(text.splitlines())
 
 
-def finish(processes: list["subprocess.Popen[str]"], within_s: float) -> tuple[str, bool]:
-    """What they have printed; those that don't end are killed."""
+def finish(place: Place, processes: list["subprocess.Popen[str]"], within_s: float) -> str:
+    """What they have printed. After `within_s` all that still runs is killed, the workers of a launcher as well."""
     until, output = time.monotonic() + within_s, ""
-    ended = True
     for process in processes:
         try:
             out, error = process.communicate(timeout=max(0.1, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            ended = False
-            with_group = os.getpgid(process.pid) == process.pid
-            (os.killpg if with_group else os.kill)(process.pid, signal.SIGKILL)
+            for pid in place.processes():
+                os.kill(pid, signal.SIGKILL)
             out, error = process.communicate()
         output += (out or "") + (error or "")
-    return output, ended
+    return output
 
 
 def row(result: dict[str, dict[str, object]]) -> str:

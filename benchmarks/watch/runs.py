@@ -45,7 +45,7 @@ class Place:
         subprocess.run(
             [sys.executable, "-m", "distdl", "data", "pack", "digits", "digits"],
             cwd=folder,
-            env=self._environment(),
+            env=self.environment(),
             check=True,
             stdout=subprocess.DEVNULL,
         )
@@ -65,12 +65,12 @@ class Place:
             return subprocess.Popen(
                 [sys.executable, "-m", "distdl", *map(str, arguments)],
                 cwd=self.folder,
-                env=self._environment() | environment,
+                env=self.environment() | environment,
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         mine = {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "TMPDIR": str(self.temporary), "NO_COLOR": "1"}
         return {**os.environ, **mine, "XDG_STATE_HOME": str(self.folder / "state"), "DISTDL_BENCH": self.mark}
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from runs import ROOT, Place
 
 sys.path += [str(ROOT / "tests"), str(ROOT / "tests/e2e")]
-from hanging import TOLD
+from hanging import TOLD, last_words
 from namespaces import Namespaces, on_a_bridge
 
 PLAIN = Path(__file__).with_name("plain.py")
@@ -83,9 +83,9 @@ def distdl(place: Place, fault: str) -> dict[str, object]:
     if fault == "slow":
         steps = [each["step"] for each in place.rows(name, "event") if each["event"] == "straggler"]
         seconds = float(steps[0] - 6) if steps else float("inf")  # a step takes a second
-    last_words = output if fault == "slow" else output[output.rfind("\nrank 1 on") :]
-    is_rank = bool(re.search(r"rank 1 on \S+ (failed|hung|computes)", last_words))
-    return {"rank": is_rank, "cause": bool(re.search(FAULTS[fault], last_words)), "s": seconds, "said": last_words}
+    said = output if fault == "slow" else last_words(output)
+    is_rank = bool(re.search(r"rank 1 on \S+ (failed|hung|computes)", said))
+    return {"rank": is_rank, "cause": bool(re.search(FAULTS[fault], said)), "s": seconds, "said": said}
 
 
 def torchrun(place: Place, fault: str, patience_s: float) -> dict[str, object]:

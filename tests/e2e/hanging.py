@@ -38,6 +38,12 @@ TOLD = {
 }
 
 
+def last_words(output):
+    """From the headline of the failure on."""
+    found = re.search(r"^rank \d+ on \S+ (failed|hung)[^\n]*:\n.*\Z", output, re.DOTALL | re.MULTILINE)
+    return found[0] if found else ""
+
+
 def spin():
     while True:
         pass

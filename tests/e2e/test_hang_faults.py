@@ -8,9 +8,10 @@ import json
 import re
 import sys
 import time
+from itertools import product
 
 import pytest
-from hanging import TOLD
+from hanging import TOLD, last_words
 from namespaces import Namespaces, on_a_bridge
 
 pytestmark = pytest.mark.timeout(180)
@@ -24,20 +25,34 @@ CHANGES = {
     "train__eval_every": 10_000,
     "checkpoint__every": 10_000,
 }
+PYTHON = (sys.executable, "-m")
+LAUNCHERS = {
+    "distdl": (*PYTHON, "distdl"),
+    "torchrun": (*PYTHON, "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "distdl"),
+}
+SETTINGS = list(product(LAUNCHERS, ["fast", "tree"]))
+# Each fault in one setting, and each setting with some of the faults; `make matrix` runs all of them.
+GRID = [
+    pytest.param(how, *setting, marks=[] if number % len(SETTINGS) == place else pytest.mark.matrix)
+    for number, how in enumerate(TOLD)
+    for place, setting in enumerate(SETTINGS)
+]
 
 
-@pytest.mark.parametrize("how", TOLD)
-def test_a_fault_is_told_with_its_rank_and_cause(place, how, record_property):
+@pytest.mark.parametrize(("how", "launcher", "reduction"), GRID)
+def test_a_fault_is_told_with_its_rank_and_cause(place, how, launcher, reduction, record_property):
     fault = {"rank": 1, "after": 6, "how": how, "at": str(place.path / "at")}
-    config = place.config(**CHANGES)
+    train = ["train", place.config(**CHANGES, dist__reduction=reduction)]
+    train += ["--nproc", 3] if launcher == "distdl" else []
 
-    result = place.run("train", config, "--nproc", 3, HANG=json.dumps(fault))
+    result = place.run(*train, launcher=LAUNCHERS[launcher], HANG=json.dumps(fault), OMP_NUM_THREADS="1")
 
     seconds = ended_after(place)
     record_property("seconds", seconds)
+    said = last_words(result.output) if launcher == "distdl" else result.output  # torchrun has words of its own
     assert result.code in (1, 2), result.output
-    assert re.search(r"rank 1 on \S+ (failed|hung)", last_words(result)), result.output
-    assert re.search(TOLD[how], last_words(result)), result.output
+    assert re.search(r"rank 1 on \S+ (failed|hung)", said), result.output
+    assert re.search(TOLD[how], said), result.output
     assert seconds < ANSWER_S
     assert place.gone_within(2)
 
@@ -121,12 +136,6 @@ def eventually(condition, within_s):
     while not condition() and time.monotonic() < until:
         time.sleep(0.05)
     return condition()
-
-
-def last_words(result):
-    """From the headline of the failure on."""
-    found = re.search(r"^rank \d+ on \S+ (failed|hung)[^\n]*:\n.*\Z", result.output, re.DOTALL | re.MULTILINE)
-    return found[0] if found else ""
 
 
 def ended_after(place):

@@ -151,29 +151,29 @@ class Agent:
 
     def _end(self, verdict: Verdict, texts: Stacks) -> None:
         """Tells what was found, here and to the other hosts, and ends this host's workers."""
-        if self._mesh:
-            self._mesh.say({"kind": "verdict", "verdict": asdict(verdict)})
-        own_culprits = [rank for rank in verdict.ranks if texts.get(rank)]
-        for rank in own_culprits[:1]:
-            if self._mesh:
-                stack = hangs.where(self._watch, rank, texts[rank])
-                self._mesh.say({"kind": "stack", "stack": stack})
+        self._tell_others(verdict, texts)
         told = hangs.told(self._watch, verdict, texts)
-        alone = len(self._job.ranks) == len(self._job.hosts) == 1
-        if not own_culprits and verdict.ranks and (stack := self._stack_from_elsewhere()):
+        is_elsewhere = verdict.ranks and not any(texts.get(rank) for rank in verdict.ranks)
+        if is_elsewhere and (stack := self._stack_from_elsewhere()):
             told = f"{stack}\n{told}"
         _say(f"hang: {told}")
-        if alone:
+        if len(self._job.ranks) == len(self._job.hosts) == 1:
             return  # nobody waits for it: it may be at a prompt of a debugger's
         folder = RunFolder(Path(self._job.folder))
-        for record in hangs.records(self._watch, verdict, texts, self._job.attempt):
-            if folder.path.exists():  # rank 0's host alone may have it
-                failures.save(folder, record)
+        if folder.path.exists():  # rank 0's host alone may have it
+            failures.save_all(folder, hangs.records(self._watch, verdict, texts, self._job.attempt))
         for rank, pid, path in zip(self._job.ranks, self._job.pids, self._job.error_files, strict=True):
             if path and rank in (verdict.ranks or self._job.ranks[:1]):
                 _write_for_torchrun(path, told)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def _tell_others(self, verdict: Verdict, texts: Stacks) -> None:
+        """And where the first of this host's workers stands whom the verdict names."""
+        if self._mesh:
+            self._mesh.say({"kind": "verdict", "verdict": asdict(verdict)})
+            for rank in [rank for rank in verdict.ranks if texts.get(rank)][:1]:
+                self._mesh.say({"kind": "stack", "stack": hangs.where(self._watch, rank, texts[rank])})
 
     def _stack_from_elsewhere(self) -> str:
         until = time.monotonic() + _STACKS_S

@@ -69,6 +69,7 @@ class Attempt:
         self._watch = watch
         self._next_look = 0.0
         self._is_judged = False  # a verdict was given
+        self._records: dict[int, FailureRecord] = {}  # that go with it, by rank
         self.workers: list[Child] = []
         self.forwarded: set[int] = set()  # signals
         self._meeting, self._gate = Meeting(), Gate()
@@ -191,8 +192,8 @@ class Attempt:
         if found:
             verdict, texts = found
             self._is_judged = True
-            for record in hangs.records(self._watch, verdict, texts, self.number):
-                failures.save(self._folder, record)
+            self._records = {each.rank: each for each in hangs.records(self._watch, verdict, texts, self.number)}
+            failures.save_all(self._folder, list(self._records.values()))
 
     def ended_well(self) -> bool:
         return not self._is_judged and all(worker.exit_code in _ENDED_WELL for worker in self.workers)
@@ -202,19 +203,19 @@ class Attempt:
 
     def failure_records(self) -> list[FailureRecord]:
         """The first cause, then the others. Writes the records of those that could not write their own."""
-        records = {record.rank: record for record in failures.read_all(self._folder, self.number)}
-        for child in self.workers:
-            if child.rank not in records and child.exit_code not in _ENDED_WELL:
-                records[child.rank] = self._describe_end(child)
+        records = {record.rank: record for record in failures.read_all(self._folder, self.number)} | self._records
+        silent = [each for each in self.workers if each.rank not in records and each.exit_code not in _ENDED_WELL]
+        new = {child.rank: self._describe_end(child) for child in silent}
+        records |= new
         cause = failures.first_cause(list(records.values()))
         assert cause is not None
         if cause.kind not in ("user", "hang", "link") and (unlike := hangs.mismatch(self._watch, records, self.number)):
-            failures.save(self._folder, unlike)
-            records[unlike.rank] = cause = unlike
+            new[unlike.rank] = records[unlike.rank] = cause = unlike
+        failures.save_all(self._folder, list(new.values()))
         return [cause, *(record for record in records.values() if record is not cause)]
 
     def _describe_end(self, child: Child) -> FailureRecord:
-        record = failures.describe_end(
+        return failures.describe_end(
             rank=child.rank,
             exit_code=-signal.SIGKILL if child.exit_code is None else child.exit_code,
             killed=child.killed,
@@ -223,8 +224,6 @@ class Attempt:
             attempt=self.number,
             judged=oom.judge(child.process.pid, self._kills) if child.exit_code == -signal.SIGKILL else None,
         )
-        failures.save(self._folder, record)
-        return record
 
     def _has_failure(self) -> bool:
         return any(worker.exit_code not in (None, *_ENDED_WELL) for worker in self.workers)

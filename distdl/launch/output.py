@@ -5,16 +5,20 @@ A live progress line redraws itself after a carriage return. The screen gets eve
 
 import contextlib
 import os
+import queue
 import re
 import select
+import threading
 from collections import deque
 from pathlib import Path
 from typing import IO
 
 N_LAST_LINES = 20
+CLOSE_S = 2.0  # for the last lines to get into a log
 
 _READ_BYTES = 1 << 16
 _LONGEST_LINE_BYTES = 1 << 16
+_MOST_LINES_WAITING = 10_000
 _MOST_READS_AT_END = 64  # a process that escaped may hold the pipe open and print for ever
 _ERASE_LINE = re.compile(rb"^(\x1b\[[0-2]?K)+")
 
@@ -43,12 +47,12 @@ class Output:
     def __init__(self, pipe: IO[bytes], log: Path | None, screen: Screen | None, header: str = "") -> None:
         os.set_blocking(pipe.fileno(), False)
         self._pipe, self._screen = pipe, screen
-        self._log = log.open("ab", buffering=0) if log else None
+        self._log = Log(log) if log else None
         self._line = b""  # the unfinished one
         self.at_end = False
         self.last_lines: deque[str] = deque(maxlen=N_LAST_LINES)
-        if header:
-            self._write_log(f"{header}\n".encode())
+        if self._log and header:
+            self._log.write(f"{header}\n".encode())
 
     def fileno(self) -> int:
         return self._pipe.fileno()
@@ -88,12 +92,34 @@ class Output:
     def _end_line(self, line: bytes) -> None:
         line = last_state(line)
         self.last_lines.append(line.decode(errors="replace"))
-        self._write_log(line + b"\n")
-
-    def _write_log(self, line: bytes) -> None:
         if self._log:
-            with contextlib.suppress(OSError):  # a full disk costs log lines, not the run
-                self._log.write(line)
+            self._log.write(line + b"\n")
+
+
+class Log:
+    """A file that a thread writes: a disk that answers no more costs lines of it, but nobody's words on the screen."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._lines: queue.Queue[bytes | None] = queue.Queue(_MOST_LINES_WAITING)
+        self._thread = threading.Thread(target=self._write, name=f"log {path.name}", daemon=True)
+        self._thread.start()
+
+    def write(self, line: bytes) -> None:
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(line)
+
+    def close(self) -> None:
+        """Once all lines are written, which are waited for as long as CLOSE_S."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=CLOSE_S)
+        self._thread.join(CLOSE_S)
+
+    def _write(self) -> None:
+        with self._file:
+            while (line := self._lines.get()) is not None:
+                with contextlib.suppress(OSError):  # as of a full disk
+                    self._file.write(line)
 
 
 def last_state(line: bytes) -> bytes:

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -124,6 +125,18 @@ def save(folder: RunFolder, record: FailureRecord) -> None:
     with contextlib.suppress(OSError):
         folder.failures.mkdir(parents=True, exist_ok=True)
         write_json(_path(folder, record.rank), dataclasses.asdict(record))
+
+
+def save_all(folder: RunFolder, records: Sequence[FailureRecord], within_s: float = 2.0) -> None:
+    """Gives the disk `within_s` for them. One that answers no more may be what the records tell of."""
+
+    def save_each() -> None:
+        for record in records:
+            save(folder, record)
+
+    saving = threading.Thread(target=save_each, name="failures", daemon=True)
+    saving.start()
+    saving.join(within_s)
 
 
 def clear(folder: RunFolder) -> None:

@@ -77,3 +77,22 @@ def test_a_closed_screen_does_not_stop_anything():
     Screen(stdout=writer, stderr=writer).show(b"nobody reads this")
 
     os.close(writer)
+
+
+def test_a_log_that_takes_nothing_more_holds_nobody_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "CLOSE_S", 0.1)
+    monkeypatch.setattr(output, "_MOST_LINES_WAITING", 100)
+    log = tmp_path / "log"
+    os.mkfifo(log)
+    nobody_reads = os.open(log, os.O_RDWR)
+    reader, writer = os.pipe()
+    passed_on = Output(os.fdopen(reader, "rb", buffering=0), log, screen=None)
+
+    for number in range(1000):
+        os.write(writer, b"%03d" % number + b"x" * 996 + b"\n")
+        passed_on.pump()
+    os.close(writer)
+    passed_on.close()
+
+    assert passed_on.last_lines[-1].startswith("999")
+    os.close(nobody_reads)

@@ -49,6 +49,10 @@ def main() -> None:
 def strike(how: str, is_mine: bool) -> None:
     if how in ("killed", "stopped") and is_mine:
         os.kill(os.getpid(), signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+    elif how == "left" and is_mine:
+        os._exit(0)
+    elif how == "on_its_own" and is_mine:
+        dist.barrier()
     elif how in ("sleeps", "input") and is_mine:
         time.sleep(3600)
     elif how == "loop":

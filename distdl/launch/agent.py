@@ -21,7 +21,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from distdl.launch import hangs
 from distdl.run import failures
@@ -163,8 +162,8 @@ class Agent:
         if folder.path.exists():  # rank 0's host alone may have it
             failures.save_all(folder, hangs.records(self._watch, verdict, texts, self._job.attempt))
         for rank, pid, path in zip(self._job.ranks, self._job.pids, self._job.error_files, strict=True):
-            if path and rank in (verdict.ranks or self._job.ranks[:1]):
-                _write_for_torchrun(path, told)
+            if rank in (verdict.ranks or self._job.ranks[:1]):
+                failures.tell_torchrun(path, told, time.time() - verdict.after_s)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -193,12 +192,6 @@ class Agent:
 
 def _say(text: str) -> None:
     print(f"\n{text}", file=sys.stderr, flush=True)
-
-
-def _write_for_torchrun(path: str, text: str) -> None:
-    message: dict[str, Any] = {"message": text, "extraInfo": {"py_callstack": text, "timestamp": str(int(time.time()))}}
-    with contextlib.suppress(OSError):
-        Path(path).write_text(json.dumps({"message": message}))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ GRACE_S = 3.0
 KILL_S = 5.0  # a killed process is gone in milliseconds, unless the kernel holds it (a read from a dead network disk)
 
 _WAKE_S = 1.0  # in case a signal was missed
-_ENDED_WELL = (EXIT_DONE, EXIT_PREEMPTED, EXIT_INTERRUPTED)
+_OUTSIDE_OF_STEPS = ("start", "end")
 _CTRL_C = "stopping after this step and saving; press Ctrl-C again to stop at once"
 
 
@@ -196,7 +196,7 @@ class Attempt:
             failures.save_all(self._folder, list(self._records.values()))
 
     def ended_well(self) -> bool:
-        return not self._is_judged and all(worker.exit_code in _ENDED_WELL for worker in self.workers)
+        return not self._is_judged and all(map(self._has_ended_well, self.workers))
 
     def unkillable(self) -> bool:
         return any(worker.exit_code is None for worker in self.workers)
@@ -204,7 +204,7 @@ class Attempt:
     def failure_records(self) -> list[FailureRecord]:
         """The first cause, then the others. Writes the records of those that could not write their own."""
         records = {record.rank: record for record in failures.read_all(self._folder, self.number)} | self._records
-        silent = [each for each in self.workers if each.rank not in records and each.exit_code not in _ENDED_WELL]
+        silent = [each for each in self.workers if each.rank not in records and not self._has_ended_well(each)]
         new = {child.rank: self._describe_end(child) for child in silent}
         records |= new
         cause = failures.first_cause(list(records.values()))
@@ -220,13 +220,20 @@ class Attempt:
             exit_code=-signal.SIGKILL if child.exit_code is None else child.exit_code,
             killed=child.killed,
             last_lines=child.output.last_lines,
-            step=failures.last_logged_step(self._folder),
+            step=self._watch.state_of(child.rank).step or failures.last_logged_step(self._folder),
             attempt=self.number,
             judged=oom.judge(child.process.pid, self._kills) if child.exit_code == -signal.SIGKILL else None,
         )
 
     def _has_failure(self) -> bool:
-        return any(worker.exit_code not in (None, *_ENDED_WELL) for worker in self.workers)
+        return any(worker.exit_code is not None and not self._has_ended_well(worker) for worker in self.workers)
+
+    def _has_ended_well(self, child: Child) -> bool:
+        """And not in the middle of its steps, as where something in it calls os._exit."""
+        if child.exit_code in (EXIT_DONE, EXIT_PREEMPTED):
+            state = self._watch.state_of(child.rank)
+            return not state.attached or state.phase in _OUTSIDE_OF_STEPS
+        return child.exit_code == EXIT_INTERRUPTED
 
     def _is_in_steps(self) -> bool:
         """So that it can be told to save: before, a signal to stop would just end it."""

@@ -71,10 +71,10 @@ def run(
                     return signals.kill_code
                 cause, *others = attempt.failure_records()
                 if signals.stop_code is not None and -cause.exit_code in attempt.forwarded:
-                    screen.say("stopped before the workers had begun: there is nothing to save")
+                    screen.say(f"stopped before the workers had begun: {_what_is_saved(folder)}")
                     return signals.stop_code
                 if -cause.exit_code in {signal.Signals[name] for name in stop_signals}:
-                    screen.say(f"rank {cause.rank} was told to stop before it had begun: there is nothing to save")
+                    screen.say(f"rank {cause.rank} was told to stop before it had begun: {_what_is_saved(folder)}")
                     return EXIT_PREEMPTED
                 checkpoint = newest_checkpoint(folder)
                 restarts.note(cause, is_restart=number > 0, made_progress=checkpoint != begun_with)
@@ -99,6 +99,11 @@ def run(
             if following:
                 following.close()
     raise AssertionError("itertools.count() has no end")
+
+
+def _what_is_saved(folder: RunFolder) -> str:
+    step = newest_checkpoint(folder)
+    return "there is nothing to save" if step is None else f"the checkpoint of step {step} stays, for --resume"
 
 
 def newest_checkpoint(folder: RunFolder) -> int | None:

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 
-from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, ProcessLost, UserError
+from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, PeerLost, ProcessLost, UserError
 from distdl.run import exhausted, failures
 from distdl.run.folder import RunFolder
 from distdl.watch import pulse, stacks
@@ -42,6 +42,9 @@ def report(error: BaseException, folder: RunFolder | None, rank: int, step: int 
     if folder:
         failures.write(folder, rank, step, error, attempt())
     says_all = isinstance(error, UserError | ProcessLost)
+    if not is_supervised() and not isinstance(error, PeerLost):
+        text = str(error) if says_all else traceback.format_exc()
+        failures.tell_torchrun(os.environ.get("TORCHELASTIC_ERROR_FILE", ""), text, time.time() - 1.0)
     if not is_supervised() or rank != 0:  # rank 0's output is on the screen, where the supervisor has the last word
         print(f"error: {error}" if says_all else traceback.format_exc(), file=sys.stderr, flush=True)
     return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_BUG

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Sequence
 
+from distdl.errors import EXIT_DONE, EXIT_PREEMPTED
 from distdl.run import exhausted
 from distdl.run.exhausted import Resource
 from distdl.run.oom import Judgement
@@ -24,6 +25,8 @@ def in_words(exit_code: int, last_lines: Sequence[str], judged: Judgement | None
     shortage = exhausted.of_lines(last_lines)
     if exit_code >= 0:
         ended = f"ended with exit code {exit_code} and left no record"
+        if exit_code in (EXIT_DONE, EXIT_PREEMPTED):
+            ended = f"ended with exit code {exit_code} in the middle of the run: something in it has called os._exit"
         return (f"{shortage}: {ended}\n  {shortage.fix}", shortage.resource) if shortage else (ended, None)
     ended = f"killed by {signal_name(-exit_code)}"
     if -exit_code == signal.SIGKILL:

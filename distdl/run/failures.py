@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, PeerLost, ProcessLost, UserError
 from distdl.run import endings, exhausted
@@ -137,6 +137,17 @@ def save_all(folder: RunFolder, records: Sequence[FailureRecord], within_s: floa
     saving = threading.Thread(target=save_each, name="failures", daemon=True)
     saving.start()
     saving.join(within_s)
+
+
+def tell_torchrun(path: str, text: str, at: float) -> None:
+    """Writes `text` where torchrun looks for what a worker has failed from (TORCHELASTIC_ERROR_FILE, if it is set).
+
+    `at`: seconds since 1970. The earliest is the root cause to torchrun, which dates those without a file itself.
+    """
+    message: dict[str, Any] = {"message": text, "extraInfo": {"py_callstack": text, "timestamp": str(int(at))}}
+    if path:
+        with contextlib.suppress(OSError):
+            Path(path).write_text(json.dumps({"message": message}))
 
 
 def clear(folder: RunFolder) -> None:

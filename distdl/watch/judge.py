@@ -114,7 +114,11 @@ def judge(seen: Sequence[Seen], stall_s: float) -> Verdict | None:
     if ended:
         return _against(ended, "ended", "ended, and the others wait for it", seen)
     if len({each.own_collective for each in alive}) > 1:
-        return _against(alive, "mismatched", "waiting in unlike collectives", seen)
+        odd = [each for each in alive if each.own_collective]
+        if len(odd) == len(alive):
+            return _against(alive, "mismatched", "waiting in unlike collectives", seen)
+        how = f"waiting in a collective that the others have not come to, called at {odd[0].own_collective}"
+        return _against(odd, "mismatched", how, seen)
     times = LONG if any(each.has_moved for each in alive) else UNPROVEN  # what moves is slow, but not dead
     if not all(_has_waited(each, stall_s * times) for each in alive):
         return None

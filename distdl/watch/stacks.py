@@ -22,6 +22,7 @@ SIGNAL = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 
 _PATIENCE_S = 0.5
 _FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)$')
+_THREAD = re.compile(r"(?<=hread )0x[0-9a-f]+")
 _LIBRARIES = re.compile(r"/(site|dist)-packages/|/lib(64)?/python3|^<")
 _COLLECTIVES = ("torch/distributed/distributed_c10d.py", "torch/distributed/c10d_logger.py")
 _BACKWARD = "torch/autograd/graph.py"
@@ -72,7 +73,7 @@ def collect(asked: dict[int, int]) -> dict[int, str]:
     until = time.monotonic() + _PATIENCE_S
     texts = dict.fromkeys(asked, "")
     while time.monotonic() < until:
-        time.sleep(0.02)
+        time.sleep(0.01)  # a stopped process runs meanwhile
         before, texts = texts, {key: read(descriptor) for key, descriptor in asked.items()}
         if all(texts.values()) and texts == before:
             break
@@ -84,17 +85,21 @@ def read(descriptor: int) -> str:
     return os.pread(descriptor, size, 0).decode(errors="replace")
 
 
+def threads(text: str) -> dict[int, list[Frame]]:
+    """The frames of each thread, innermost first, by its ident. Of two answers the last."""
+    found: dict[int, list[Frame]] = {}
+    frames: list[Frame] = []
+    for line in text.splitlines():
+        if match := _THREAD.search(line):
+            frames = found[int(match[0], 16)] = []
+        elif match := _FRAME.match(line):
+            frames.append(Frame(match["file"], int(match["line"]), match["function"]))
+    return found
+
+
 def main_thread(text: str, thread: int) -> list[Frame]:
     """The frames of a thread, innermost first; `thread`: its ident."""
-    frames: list[Frame] = []
-    inside = False
-    for line in text.splitlines():
-        if not line.startswith(" "):
-            inside = f"{thread:#018x}" in line or f"{thread:#x}" in line
-            frames = [] if inside else frames  # of two answers the last
-        elif inside and (match := _FRAME.match(line)):
-            frames.append(Frame(match["file"], int(match["line"]), match["function"]))
-    return frames
+    return threads(text).get(thread, [])
 
 
 def without_libraries(frames: list[Frame]) -> list[Frame]:
@@ -116,9 +121,14 @@ def in_backward(frames: list[Frame]) -> Frame | None:
     return next((frame for frame in frames if "/torch/" not in frame.file), None)
 
 
+def own_code(frames: list[Frame]) -> list[Frame]:
+    """Those of the user's."""
+    code = [frame for frame in frames if frame.file.endswith(".py")]  # and not the script that an installer has made
+    return [frame for frame in code if not _LIBRARIES.search(frame.file) and not frame.file.startswith(_PACKAGE)]
+
+
 def place(frames: list[Frame]) -> Frame | None:
     """The frame that a reader looks for: the innermost of their own code, else of what called the library."""
-    code = [frame for frame in frames if frame.file.endswith(".py")]  # and not the script that an installer has made
-    own = [frame for frame in code if not _LIBRARIES.search(frame.file) and not frame.file.startswith(_PACKAGE)]
+    own = own_code(frames)
     ours = [each for each in frames if each.file.startswith(_PACKAGE) and not each.file.startswith(_PASSES_ON)]
     return next(iter([*own[:1], *ours[:1], *frames[:1]]), None)

@@ -4,7 +4,9 @@ It reads what they tell of themselves (pulse.py) and what the kernel tells of th
 Only when something stalls are they asked for their stacks.
 """
 
+import contextlib
 import os
+import signal
 import socket
 import time
 from collections import deque
@@ -121,13 +123,20 @@ class Watch:
 
     def place_of(self, rank: int, text: str) -> str:
         """Where a worker stands by its stacks: `model.py:12 in forward`; "" if that can't be told."""
-        frame = stacks.place(stacks.main_thread(text, self.state_of(rank).thread))
+        frame = stacks.place(self._frames(rank, text))
         return str(frame) if frame else ""
 
     def short_stack(self, rank: int, text: str) -> str:
-        """The main thread's, the innermost frame last, as Python shows an error's."""
-        frames = stacks.without_libraries(stacks.main_thread(text, self.state_of(rank).thread))[:_MOST_FRAMES]
+        """Of the thread that holds the worker up, the innermost frame last, as Python shows an error's."""
+        frames = stacks.without_libraries(self._frames(rank, text))[:_MOST_FRAMES]
         return "\n".join(f'  File "{each.file}", line {each.line}, in {each.function}' for each in reversed(frames))
+
+    def _frames(self, rank: int, text: str) -> list[stacks.Frame]:
+        """The main thread's; of one that waits for its input, those of a thread in the user's code, if there is one."""
+        state = self.state_of(rank)
+        others = [each for each in stacks.threads(text).values() if stacks.own_code(each)]
+        main = stacks.main_thread(text, state.thread)
+        return others[0] if state.phase == "input" and others and not stacks.own_code(main) else main
 
     def tell_of_straggler(self, seen: Sequence[Seen]) -> None:
         """To the workers of this machine, when there is a new one or the last one has caught up."""
@@ -151,6 +160,7 @@ class Watch:
     def ask(self, seen: Sequence[Seen]) -> Stacks:
         """Those of this machine for their stacks."""
         asked: dict[int, int] = {}
+        stopped: list[int] = []
         for each in seen:
             if each.rank not in self.ranks or each.has_ended or not each.state.attached:
                 continue
@@ -158,7 +168,12 @@ class Watch:
             os.ftruncate(file, 0)
             if stacks.ask(each.state.pid):
                 asked[each.rank] = file
-        return stacks.collect(asked)
+                stopped += [each.state.pid] if each.facts.is_stopped else []
+        texts = stacks.collect(asked)
+        for pid in stopped:  # it is not to train on now
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        return texts
 
     def _seen(self, number: int, pid: int, has_ended: bool, now: float) -> Seen:
         assert self.stall_s is not None

@@ -22,18 +22,21 @@ from distdl.trainer import loop
 SIZE = 1000
 
 
-# What the last words have to say of a fault of rank 1, among three workers.
+# What the last words have to say of a fault of rank 1, among three or four workers.
+CALLED, OTHERS = r"rank 1 called", r"where ranks 0, 2(, 3)? called"
 TOLD = {
     "killed": r"killed by SIGKILL",
+    "left": r"ended with exit code 0 in the middle of the run",
     "stopped": r"stopped by a signal",
-    "skipped": r"rank 1 called .* where ranks 0, 2 called .*\(second\).*: it left one out",
-    "extra": r"rank 1 called .*\(one more\).* where ranks 0, 2 called .*\(second\).*: it called one more",
-    "reordered": r"rank 1 called .*\(second\).* where ranks 0, 2 called .*\(first\)",
-    "other_shape": r"rank 1 called all_reduce of \[1007\].* where ranks 0, 2 called all_reduce of \[1000\].*shapes",
-    "other_dtype": r"rank 1 called .*torch.float64.* where ranks 0, 2 called .*torch.float32.*dtypes differ",
-    "uneven": r"rank 1 called .* where ranks 0, 2 called .*gradient bucket",
+    "skipped": rf"{CALLED} .* {OTHERS} .*\(second\).*: it (left one out|called one more, or another one)",
+    "extra": rf"{CALLED} .*\(one more\).* {OTHERS} .*\(second\).*: it called one more",
+    "reordered": rf"{CALLED} .*\(second\).* {OTHERS} .*\(first\)",
+    "other_shape": rf"{CALLED} all_reduce of \[1007\].* {OTHERS} all_reduce of \[1000\].*shapes",
+    "other_dtype": rf"{CALLED} .*torch.float64.* {OTHERS} .*torch.float32.*dtypes differ",
+    "uneven": rf"{CALLED} .* {OTHERS} .*gradient bucket",
     "memory": r"out of memory",
     "loop": r"rank 1 on \S+ got no further for .* \(its processor is busy\), in forward",
+    "on_its_own": r"rank 1 on \S+ waiting in a collective that the others have not come to, called at \S+hanging.py:",
     "input": r"rank 1 on \S+ got no batch for .*: its input is stalled",
 }
 
@@ -88,6 +91,14 @@ class Faults:
     def killed_in_slow_steps(self, is_mine):
         time.sleep(0.15)
         self.killed(is_mine)
+
+    def left(self, is_mine):
+        if is_mine:
+            os._exit(0)
+
+    def on_its_own(self, is_mine):
+        if is_mine:
+            torch.distributed.barrier()
 
     def stopped(self, is_mine):
         if is_mine:

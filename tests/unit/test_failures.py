@@ -5,10 +5,12 @@ import errno
 import json
 import signal
 import socket
+import time
 
 import pytest
 
 from distdl.errors import PeerLost, ProcessLost, UserError
+from distdl.launch import worker
 from distdl.run import exhausted, failures
 from distdl.run.failures import FailureRecord
 from distdl.run.folder import RunFolder, create_or_reopen
@@ -234,3 +236,21 @@ def test_a_worker_that_hung_is_pointed_at_when_all_others_only_lost_it():
     text = failures.format_cause(record(rank=0, kind="peer_lost"), [record(rank=1, kind="peer_lost"), hung])
 
     assert "rank 3" in text.splitlines()[0] and "may be the one that hung" in text.splitlines()[0]
+
+
+def test_torchrun_is_told_of_an_error_with_a_time_before_those_that_follow_from_it(folder, tmp_path, monkeypatch):
+    told = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(told))
+    monkeypatch.delenv("DISTDL_SUPERVISOR_PID", raising=False)
+
+    worker.report(PeerLost("an echo"), folder, rank=0)
+    assert not told.exists()
+    before = time.time()
+    try:
+        raise ValueError("boom")
+    except ValueError as error:
+        worker.report(error, folder, rank=1)
+
+    message = json.loads(told.read_text())["message"]
+    assert message["extraInfo"]["py_callstack"].endswith("ValueError: boom\n")
+    assert int(message["extraInfo"]["timestamp"]) < before

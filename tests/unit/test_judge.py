@@ -209,6 +209,16 @@ def test_collectives_that_they_call_without_telling_of_it():
     assert verdict_on(*alike, works(2, 30)).ranks == [2]
 
 
+def test_one_that_is_in_a_collective_of_its_own():
+    """That no other worker has come to: they wait in one that is told of."""
+    found = verdict_on(waits(0, 31), works(1, 31, own_collective="mine.py:12 in report"), waits(2, 31))
+
+    assert (found.cause, found.ranks) == ("mismatched", [1])
+    assert found.what.endswith(
+        "waiting in a collective that the others have not come to, called at mine.py:12 in report"
+    )
+
+
 def test_one_that_has_ended_while_the_others_wait_for_it():
     found = verdict_on(waits(0), ended(1), waits(2))
 

@@ -25,7 +25,7 @@ SIZE = 1000
 # What the last words have to say of a fault of rank 1, among three or four workers.
 CALLED, OTHERS = r"rank 1 called", r"where ranks 0, 2(, 3)? called"
 TOLD = {
-    "killed": r"killed by SIGKILL",
+    "killed": r"killed by SIGKILL|Signal 9 \(SIGKILL\)",  # the latter in torchrun's words
     "left": r"ended with exit code 0 in the middle of the run",
     "stopped": r"stopped by a signal",
     "skipped": rf"{CALLED} .* {OTHERS} .*\(second\).*: it (left one out|called one more, or another one)",

@@ -17,6 +17,7 @@ import re
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -46,6 +47,8 @@ def main() -> None:
         for fault in arguments.faults.split(","):
             ours = distdl(place, fault)
             theirs = torchrun(place, fault, arguments.patience_s)
+            for each in (ours, theirs):
+                each["said"] = without_paths(str(each["said"]), place)
             results.append({"fault": fault, "distdl": ours, "torchrun": theirs})
             print(row(results[-1]), flush=True)
     right = sum(each["distdl"]["rank"] and each["distdl"]["cause"] and each["distdl"]["s"] <= 10 for each in results)
@@ -163,6 +166,13 @@ def finish(place: Place, processes: list["subprocess.Popen[str]"], within_s: flo
             out, error = process.communicate()
         output += (out or "") + (error or "")
     return output
+
+
+def without_paths(text: str, place: Place) -> str:
+    """Without where this machine has the project, Python and the run."""
+    for path in (place.folder, ROOT, sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")):
+        text = text.replace(f"{path}/", "")
+    return text
 
 
 def row(result: dict[str, dict[str, object]]) -> str:

@@ -215,12 +215,13 @@ class Attempt:
         return [cause, *(record for record in records.values() if record is not cause)]
 
     def _describe_end(self, child: Child) -> FailureRecord:
+        step = self._watch.state_of(child.rank).step  # None where nobody watches
         return failures.describe_end(
             rank=child.rank,
             exit_code=-signal.SIGKILL if child.exit_code is None else child.exit_code,
             killed=child.killed,
             last_lines=child.output.last_lines,
-            step=self._watch.state_of(child.rank).step or failures.last_logged_step(self._folder),
+            step=failures.last_logged_step(self._folder) if step is None else step,
             attempt=self.number,
             judged=oom.judge(child.process.pid, self._kills) if child.exit_code == -signal.SIGKILL else None,
         )

@@ -15,6 +15,7 @@ from typing import IO
 
 N_LAST_LINES = 20
 CLOSE_S = 2.0  # for the last lines to get into a log
+STUCK_S = 1.0  # after which a log that takes no line is waited for no more
 
 _READ_BYTES = 1 << 16
 _LONGEST_LINE_BYTES = 1 << 16
@@ -102,12 +103,17 @@ class Log:
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
         self._lines: queue.Queue[bytes | None] = queue.Queue(_MOST_LINES_WAITING)
+        self._is_stuck = False
         self._thread = threading.Thread(target=self._write, name=f"log {path.name}", daemon=True)
         self._thread.start()
 
     def write(self, line: bytes) -> None:
-        with contextlib.suppress(queue.Full):
-            self._lines.put_nowait(line)
+        """Waits for a slow disk, as whoever prints does then."""
+        try:
+            self._lines.put(line, block=not self._is_stuck, timeout=STUCK_S)
+            self._is_stuck = False
+        except queue.Full:
+            self._is_stuck = True
 
     def close(self) -> None:
         """Once all lines are written, which are waited for as long as CLOSE_S."""

@@ -195,7 +195,7 @@ def headline(record: FailureRecord) -> str:
     """`rank 1 on node-a failed at step 412`"""
     if record.step is None:
         return f"{_who(record)} failed"
-    # A record from outside knows only the last step that was logged.
+    # A record from outside knows only the last step that was taken, or logged.
     verb = "hung" if record.kind in ("hang", "link") else "failed"
     return f"{_who(record)} {verb} {'after' if record.exit_code < 0 else 'at'} step {record.step}"
 

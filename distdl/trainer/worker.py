@@ -86,7 +86,7 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
             config = _as_recorded(config, folder)
         with registry.using(_own_code(config, folder)):
             outcome = _train(config, folder, launch, fence, world, device, bound, stops, state)
-        pulse.mine.enter("end")
+        pulse.mine.enter("end")  # whose end in the middle of something else would be taken for a failure
         collectives.barrier()  # nobody leaves while rank 0 still writes
         collectives.leave()
         watched.stop(agent)

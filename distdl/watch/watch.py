@@ -133,10 +133,11 @@ class Watch:
 
     def _frames(self, rank: int, text: str) -> list[stacks.Frame]:
         """The main thread's; of one that waits for its input, those of a thread in the user's code, if there is one."""
-        state = self.state_of(rank)
-        others = [each for each in stacks.threads(text).values() if stacks.own_code(each)]
-        main = stacks.main_thread(text, state.thread)
-        return others[0] if state.phase == "input" and others and not stacks.own_code(main) else main
+        state, threads = self.state_of(rank), stacks.threads(text)
+        main = threads.get(state.thread, [])
+        if state.phase != "input" or stacks.own_code(main):
+            return main
+        return next(filter(stacks.own_code, threads.values()), main)
 
     def tell_of_straggler(self, seen: Sequence[Seen]) -> None:
         """To the workers of this machine, when there is a new one or the last one has caught up."""
@@ -168,7 +169,8 @@ class Watch:
             os.ftruncate(file, 0)
             if stacks.ask(each.state.pid):
                 asked[each.rank] = file
-                stopped += [each.state.pid] if each.facts.is_stopped else []
+                if each.facts.is_stopped:
+                    stopped.append(each.state.pid)
         texts = stacks.collect(asked)
         for pid in stopped:  # it is not to train on now
             with contextlib.suppress(ProcessLookupError):

@@ -79,8 +79,16 @@ def test_a_closed_screen_does_not_stop_anything():
     os.close(writer)
 
 
+def test_a_log_gets_every_line_of_a_worker_that_prints_faster_than_the_disk_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "_MOST_LINES_WAITING", 3)
+    lines = b"".join(b"line %d\n" % number for number in range(5000))
+
+    assert log_of([lines], tmp_path / "log") == lines
+
+
 def test_a_log_that_takes_nothing_more_holds_nobody_up(tmp_path, monkeypatch):
     monkeypatch.setattr(output, "CLOSE_S", 0.1)
+    monkeypatch.setattr(output, "STUCK_S", 0.1)
     monkeypatch.setattr(output, "_MOST_LINES_WAITING", 100)
     log = tmp_path / "log"
     os.mkfifo(log)

@@ -33,48 +33,19 @@ def start(world: WorldInfo, stall_s: float | None, folder: str) -> "subprocess.P
     """
     if launched.is_supervised() or stall_s is None or sys.platform != "linux":
         return None
-    mine: dict[str, Any] = {"host": socket.gethostname(), "node": _node(world), "pid": os.getpid(), "problem": ""}
-    mine["error_file"] = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
-    agent = None
-    if world.local_rank == 0:
-        try:
-            agent, told = _lead(world)
-            mine |= told
-        except (OSError, UserError, ValueError) as error:
-            mine["problem"] = f"{type(error).__name__}: {error}"
+    agent, mine = _introduce(world)
     workers = messages.gather_json(mine)
-    leaders = [each for each in workers if "agent" in each]
-    leader = _leader_of(world.rank, workers)
-    own = [rank for rank in range(len(workers)) if _leader_of(rank, workers) is leader]
-    problem = mine["problem"]
-    if leader is None or (len(leaders) > 1 and not leader["agent"]):
-        problem = problem or "the hosts can't be told apart (LOCAL_RANK, LOCAL_WORLD_SIZE, GROUP_RANK)"
-    else:
-        try:
-            _tell_in(leader, own.index(world.rank))
-        except (OSError, IndexError) as error:
-            problem = problem or f"{type(error).__name__}: {error}"
+    own = _of_one_host(world.rank, workers)
+    problem = mine["problem"] or _tell_in(world.rank, own, workers)
     if problems := [problem for problem in messages.gather_json(problem) if problem]:
         pulse.detach()
         if world.rank == 0:
             print(f"warning: nobody watches for hangs: {problems[0]}", flush=True)
         stop(agent)
         return None
-    if agent is None or leader is None:
+    if agent is None:
         return None
-    hosts = [each["host"] for each in leaders]
-    alike = len(set(hosts)) < len(hosts)  # as namespaces of one machine are
-    job = Job(
-        token=leaders[0]["token"],
-        peers=[None if each is leader else (each["agent"]["address"], each["agent"]["port"]) for each in leaders],
-        hosts=[f"{each['host']} ({each['agent'].get('address', '')})" if alike else each["host"] for each in leaders],
-        ranks=own,
-        pids=[workers[rank]["pid"] for rank in own],
-        error_files=[workers[rank]["error_file"] for rank in own],
-        stall_s=stall_s,
-        folder=folder,
-        attempt=launched.attempt(),
-    )
+    job = _job(own, workers, stall_s, folder)
     assert agent.stdin
     with contextlib.suppress(OSError):  # it is gone: the workers tell nobody
         agent.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
@@ -92,6 +63,19 @@ def stop(agent: "subprocess.Popen[bytes] | None") -> None:
         agent.kill()
 
 
+def _introduce(world: WorldInfo) -> "tuple[subprocess.Popen[bytes] | None, dict[str, Any]]":
+    """What all the others have to know of this worker; and the agent, if it has started one."""
+    mine: dict[str, Any] = {"host": socket.gethostname(), "node": _node(world), "pid": os.getpid(), "problem": ""}
+    mine["error_file"] = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
+    if world.local_rank != 0:
+        return None, mine
+    try:
+        agent, told = _lead(world)
+    except (OSError, UserError, ValueError) as error:
+        return None, mine | {"problem": f"{type(error).__name__}: {error}"}
+    return agent, mine | told
+
+
 def _lead(world: WorldInfo) -> "tuple[subprocess.Popen[bytes], dict[str, Any]]":
     """Starts this host's agent; returns what the other workers have to know of it."""
     board, files = Board(world.local_world_size), [stacks.new_file() for _ in range(world.local_world_size)]
@@ -104,10 +88,34 @@ def _lead(world: WorldInfo) -> "tuple[subprocess.Popen[bytes], dict[str, Any]]":
     return agent, {"agent": where, "board": board.descriptor, "stacks": files, "token": secrets.token_hex(16)}
 
 
-def _leader_of(rank: int, workers: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The worker that made the memory which this one tells in: the last one before it, on its host."""
-    of_host = [each for each in workers[: rank + 1] if each["node"] == workers[rank]["node"] and "agent" in each]
+def _of_one_host(rank: int, workers: list[dict[str, Any]]) -> list[int]:
+    """The workers that tell in the same memory as this one: the first of them has made it, and started the agent."""
+    leaders = [_leader_of(each, workers) for each in range(len(workers))]
+    return [each for each, leader in enumerate(leaders) if leader == leaders[rank]] if leaders[rank] is not None else []
+
+
+def _leader_of(rank: int, workers: list[dict[str, Any]]) -> int | None:
+    """The last one before it, on its host."""
+    node = workers[rank]["node"]
+    of_host = [each for each in range(rank + 1) if workers[each]["node"] == node and "agent" in workers[each]]
     return of_host[-1] if of_host else None
+
+
+def _job(own: list[int], workers: list[dict[str, Any]], stall_s: float, folder: str) -> Job:
+    leader, leaders = workers[own[0]], [each for each in workers if "agent" in each]
+    hosts = [each["host"] for each in leaders]
+    alike = len(set(hosts)) < len(hosts)  # as namespaces of one machine are
+    return Job(
+        token=leaders[0]["token"],
+        peers=[None if each is leader else (each["agent"]["address"], each["agent"]["port"]) for each in leaders],
+        hosts=[f"{each['host']} ({each['agent'].get('address', '')})" if alike else each["host"] for each in leaders],
+        ranks=own,
+        pids=[workers[rank]["pid"] for rank in own],
+        error_files=[workers[rank]["error_file"] for rank in own],
+        stall_s=stall_s,
+        folder=folder,
+        attempt=launched.attempt(),
+    )
 
 
 def _node(world: WorldInfo) -> str:
@@ -117,12 +125,20 @@ def _node(world: WorldInfo) -> str:
     return f"{boot} {processes} {os.environ.get('GROUP_RANK', '')} {world.local_world_size}"
 
 
-def _tell_in(leader: dict[str, Any], slot: int) -> None:
-    """Into the memory that a worker of this host has made."""
+def _tell_in(rank: int, own: list[int], workers: list[dict[str, Any]]) -> str:
+    """Into the memory that the first worker of this host has made; returns why it can't be, "" if it can."""
+    leaders = [each for each in workers if "agent" in each]
+    if not own or (len(leaders) > 1 and not workers[own[0]]["agent"]):
+        return "the hosts can't be told apart (LOCAL_RANK, LOCAL_WORLD_SIZE, GROUP_RANK)"
+    leader, slot = workers[own[0]], own.index(rank)
     files = f"/proc/{leader['pid']}/fd"
-    board = os.open(f"{files}/{leader['board']}", os.O_RDWR)
-    pulse.attach(*pulse.slot_of(board, slot))
-    stacks.answer(os.open(f"{files}/{leader['stacks'][slot]}", os.O_WRONLY | os.O_APPEND))
+    try:
+        board = os.open(f"{files}/{leader['board']}", os.O_RDWR)
+        pulse.attach(*pulse.slot_of(board, slot))
+        stacks.answer(os.open(f"{files}/{leader['stacks'][slot]}", os.O_WRONLY | os.O_APPEND))
+    except (OSError, IndexError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _spawn(address: str, board: int, files: list[int]) -> "subprocess.Popen[bytes]":

@@ -4,6 +4,7 @@ The worker's side is `answer`, called once; `ask` and `read` are those of whoeve
 """
 
 import contextlib
+import ctypes
 import faulthandler
 import fcntl
 import os
@@ -20,7 +21,7 @@ from distdl.watch import facts
 # Nobody else uses it: torch, MPI and Slurm leave real-time signals alone, and so do shells.
 SIGNAL = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 
-_PATIENCE_S = 0.5
+_PATIENCE_S = 1.0  # on a loaded machine
 _FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)$')
 _THREAD = re.compile(r"(?<=hread )0x[0-9a-f]+")
 _LIBRARIES = re.compile(r"/(site|dist)-packages/|/lib(64)?/python3|^<")
@@ -61,15 +62,24 @@ def ask(pid: int) -> bool:
     if sys.platform == "linux" and not facts.catches(pid, SIGNAL):
         return False
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, SIGNAL)
-        if facts.of(pid).is_stopped:
-            os.kill(pid, signal.SIGCONT)  # a stopped process handles no signal
+        if facts.of(pid).is_stopped:  # then it handles no signal
+            _signal_main_thread(pid)
+            os.kill(pid, signal.SIGCONT)
+        else:
+            os.kill(pid, SIGNAL)
         return True
     return False
 
 
+def _signal_main_thread(pid: int) -> None:
+    """So that it answers before it does anything else: of the process, any other thread may, while this one goes on."""
+    tgkill = getattr(ctypes.CDLL(None), "tgkill", None)  # glibc 2.30
+    if tgkill is None or tgkill(pid, pid, SIGNAL) != 0:
+        os.kill(pid, SIGNAL)
+
+
 def collect(asked: dict[int, int]) -> dict[int, str]:
-    """By key, what the processes have written that were asked; `asked`: their files. Waits half a second at most."""
+    """By key, what the processes have written that were asked; `asked`: their files. Waits a second at most."""
     until = time.monotonic() + _PATIENCE_S
     texts = dict.fromkeys(asked, "")
     while time.monotonic() < until:

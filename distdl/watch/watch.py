@@ -57,6 +57,7 @@ class Watch:
         self._stacks = list(stack_files) or [stacks.new_file() for _ in ranks]
         self._samples: dict[int, deque[Sample]] = {rank: deque() for rank in ranks}
         self._stopped_at: dict[int, float] = {}
+        self._stopped_in: dict[int, pulse.State] = {}  # where they were stopped that have gone on a little since
         self._histories: dict[int, deque[Spent]] = {}
         self._teller = straggler.Teller()
         self._last_look = time.monotonic()
@@ -101,6 +102,7 @@ class Watch:
         if now - self._last_look > max(1.0, self.stall_s / 4):  # this process was stopped itself, or starved
             self._blind_until = now + self.stall_s
         self._last_look = now
+        self._stopped_in.clear()
         return [self._seen(number, pid, has_ended, now) for number, (pid, has_ended) in enumerate(zip(pids, ended))]
 
     def verdict(self, seen: Sequence[Seen]) -> tuple[Verdict, Stacks] | None:
@@ -119,7 +121,7 @@ class Watch:
         return calls.find({rank: self.state_of(rank).calls for rank in self.ranks})
 
     def state_of(self, rank: int) -> pulse.State:
-        return pulse.read(self._board.slot(self.ranks.index(rank)))
+        return self._stopped_in.get(rank) or pulse.read(self._board.slot(self.ranks.index(rank)))
 
     def place_of(self, rank: int, text: str) -> str:
         """Where a worker stands by its stacks: `model.py:12 in forward`; "" if that can't be told."""
@@ -160,22 +162,24 @@ class Watch:
 
     def ask(self, seen: Sequence[Seen]) -> Stacks:
         """Those of this machine for their stacks."""
+        own = [each for each in seen if each.rank in self.ranks and not each.has_ended and each.state.attached]
+        texts: dict[int, str] = {}
+        for each in own:
+            if each.facts.is_stopped:
+                self._stopped_in[each.rank] = each.state
+                texts |= self._ask([each])
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each.state.pid, signal.SIGSTOP)  # it is not to train on now
+        return texts | self._ask([each for each in own if not each.facts.is_stopped])
+
+    def _ask(self, whom: Sequence[Seen]) -> dict[int, str]:
         asked: dict[int, int] = {}
-        stopped: list[int] = []
-        for each in seen:
-            if each.rank not in self.ranks or each.has_ended or not each.state.attached:
-                continue
+        for each in whom:
             file = self._stacks[self.ranks.index(each.rank)]
             os.ftruncate(file, 0)
             if stacks.ask(each.state.pid):
                 asked[each.rank] = file
-                if each.facts.is_stopped:
-                    stopped.append(each.state.pid)
-        texts = stacks.collect(asked)
-        for pid in stopped:  # it is not to train on now
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-        return texts
+        return stacks.collect(asked)
 
     def _seen(self, number: int, pid: int, has_ended: bool, now: float) -> Seen:
         assert self.stall_s is not None

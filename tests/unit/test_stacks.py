@@ -73,6 +73,29 @@ def test_one_that_is_stopped_is_woken_to_answer(start):
     assert until(lambda: stack_of(*started))[-1].file.endswith("0.py")
 
 
+def test_one_that_is_stopped_tells_where_it_was_stopped_and_not_where_it_went_next(start):
+    text = """
+import os, signal, threading
+for _ in range(8):
+    threading.Thread(target=threading.Event().wait).start()
+def stop():
+    os.kill(os.getpid(), signal.SIGSTOP)
+def spin():
+    for _ in range(10_000):
+        pass
+print("ready", flush=True)
+while True:
+    stop()
+    spin()
+"""
+    started = pid, _, _ = start(text)
+
+    for _ in range(30):
+        until(lambda: facts.of(pid).is_stopped)
+        frames = until(lambda: stack_of(*started))
+        assert frames[0].function == "stop"
+
+
 def test_who_answers_goes_on_as_if_nobody_had_asked(start, tmp_path):
     pid, file, _ = start("import time\nprint('ready', flush=True)\ntime.sleep(0.5)\nopen(__file__ + '.done', 'w')\n")
 

@@ -22,6 +22,16 @@ READY = "import time\npulse.mine.step(3)\npulse.mine.enter('forward')\nprint('re
 CALL = "def meet(name):\n    pulse.mine.wait(pulse.mine.call(0, 2, name, name))\n"
 WAITS = READY + CALL + "meet('all_reduce')\ntime.sleep(60)\n"
 SLEEPS = READY + "def rest():\n    time.sleep(60)\nrest()\n"
+COUNTS = (
+    READY
+    + """
+import itertools, os, signal
+for n in itertools.count(4):
+    pulse.mine.step(n)
+    if n == 7:
+        os.kill(os.getpid(), signal.SIGSTOP)
+"""
+)
 STEPS = READY + "while True:\n    pulse.mine.enter('input')\n    pulse.mine.enter('forward')\n    time.sleep(0.01)\n"
 
 
@@ -142,6 +152,14 @@ def test_one_that_is_stopped(over):
 
     assert (verdict.cause, verdict.ranks) == ("stopped", [1])
     assert "1.py" in watch.place_of(1, texts[1])  # it was woken to tell
+
+
+def test_one_that_is_stopped_is_told_with_the_step_in_which_it_was(over):
+    watch, pids = over(WAITS, COUNTS)
+
+    found_by(watch, pids)
+
+    assert watch.state_of(1).step == 7
 
 
 def test_one_that_gets_no_batch(over):

@@ -50,9 +50,9 @@ def seconds_to_the_next_step(place):
     ("number", "how", "rank", "nproc"),
     [
         (1, "killed", 1, 2),
-        (2, "killed_in_backward", 1, 3),
+        (2, "killed_in_backward", 1, 2),
         (3, "killed", 0, 2),
-        (4, "all_killed", 0, 3),
+        (4, "all_killed", 0, 2),
     ],
     ids=["fault_1_worker", "fault_2_in_backward", "fault_3_rank_0", "fault_4_all_workers"],
 )

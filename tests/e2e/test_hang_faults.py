@@ -16,7 +16,7 @@ from namespaces import Namespaces, on_a_bridge
 
 pytestmark = pytest.mark.timeout(180)
 
-N = 4  # as many leaves of a tree for each
+N = {"fast": 3, "tree": 4}  # workers; of a tree all have as many leaves
 STALL_S = 5
 ANSWER_S = 30  # 6 to 9 on a machine that does nothing else
 CHANGES = {
@@ -30,7 +30,7 @@ CHANGES = {
 PYTHON = (sys.executable, "-m")
 LAUNCHERS = {
     "distdl": (*PYTHON, "distdl"),
-    "torchrun": (*PYTHON, "torch.distributed.run", "--standalone", "--nproc-per-node", f"{N}", "-m", "distdl"),
+    "torchrun": (*PYTHON, "torch.distributed.run", "--standalone", "--nproc-per-node", "{}", "-m", "distdl"),
 }
 SETTINGS = list(product(LAUNCHERS, ["fast", "tree"]))
 NOT_TORCHRUNS = {"left"}  # to it that worker has ended well
@@ -48,9 +48,10 @@ GRID = [
 def test_a_fault_is_told_with_its_rank_and_cause(place, how, launcher, reduction, record_property):
     fault = {"rank": 1, "after": 6, "how": how, "at": str(place.path / "at")}
     train = ["train", place.config(**CHANGES, dist__reduction=reduction)]
-    train += ["--nproc", N] if launcher == "distdl" else []
+    train += ["--nproc", N[reduction]] if launcher == "distdl" else []
+    command = [each.format(N[reduction]) for each in LAUNCHERS[launcher]]
 
-    result = place.run(*train, launcher=LAUNCHERS[launcher], HANG=json.dumps(fault), OMP_NUM_THREADS="1")
+    result = place.run(*train, launcher=command, HANG=json.dumps(fault), OMP_NUM_THREADS="1")
 
     seconds = ended_after(place)
     record_property("seconds", seconds)

@@ -33,7 +33,7 @@ COVERING = [
     ("everything", "in the last evaluation", 2),
     ("rank 0", "a save that has begun", 2),
     ("everything", "a save before its manifest", 2),
-    ("supervisor", "a save before its rename", 4),
+    ("supervisor", "a save before its rename", 2),
     ("rank 0", "a save just renamed", 2),
     ("everything", "a save that deletes an old one", 2),
     ("rank 0", "the last save", 2),

@@ -13,7 +13,7 @@ RECIPE = {
     "train__ema": 0.9,
     "train__mixup": 0.2,
     "train__noise": {"weight": 0.001},
-    "train__steps": 20,
+    "train__steps": 16,
     "train__threads": None,  # one a worker, however many there are
     "dist__reduction": "tree",
     "checkpoint__every": 3,

@@ -10,6 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.timeout(1500)
 
+WARM_ROWS = 30  # of metrics, 10 steps each: an evaluation and a save are behind it
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -24,8 +25,14 @@ def usage(pid):
 
 
 def watch(place, process, every_s):
-    """Usage of every process of the run over time, by pid, of those that lived through most of it."""
+    """Usage of every process of the run over time, by pid, of those that lived through most of it.
+
+    From when the run is warm: on a loaded machine, to start takes long.
+    """
     seen = {}
+    metrics = place.path / "runs/run/metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and len(place.rows("run")) >= WARM_ROWS):
+        time.sleep(0.05)
     while process.poll() is None:
         for pid in place.processes():
             if (now := usage(pid)) is not None:

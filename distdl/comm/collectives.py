@@ -5,7 +5,8 @@ abort or a hang if they don't. So what is called outside of steps is compared be
 step goes into a digest, which the workers compare in the next one (comm/status.py).
 
 A collective that fails because a worker is gone raises PeerLost: an echo of the failure elsewhere.
-CPU tensors travel by gloo, CUDA tensors by the device's library: the process group is joined for both.
+CPU tensors travel by gloo, CUDA tensors by the device's library: the process group is joined for both. Over MPI all of
+them do (distdl/comm/mpi).
 """
 
 import contextlib
@@ -19,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distdl.comm import interface, rendezvous
+from distdl.comm import interface, mpi_library, rendezvous
 from distdl.comm.world import TIMEOUT, WorldInfo
 from distdl.errors import PeerLost, UserError
 from distdl.watch import pulse
@@ -158,19 +159,24 @@ def described(operation: str, tensor: Tensor, name: str = "") -> str:
 
 
 def join(info: WorldInfo, backend: str, device: torch.device, timeout: timedelta = TIMEOUT) -> None:
-    """Starts the process group of this job. `backend`: auto, nccl or gloo; the rendezvous is torch's env://."""
+    """Starts the process group of this job. `backend`: auto, nccl, gloo or mpi, of which auto takes the last where MPI
+    has started the workers and has no GPUs to serve."""
     if info.world_size == 1:
         return
     if backend == "nccl" and device.type != "cuda":
         raise UserError("nccl needs CUDA devices", where="dist.backend: nccl", fix="Use dist.backend: auto or gloo.")
-    use_nccl = device.type == "cuda" and backend in ("auto", "nccl")
+    name = "cpu:gloo,cuda:nccl" if device.type == "cuda" and backend in ("auto", "nccl") else "gloo"
+    if mpi_library.is_started() or backend == "mpi":
+        from distdl.comm import mpi  # registers it, and tells the others' address
+
+        name = mpi.NAME if backend == "mpi" or (backend == "auto" and name == "gloo") else name
     for warning in interface.settle(info):
         if info.local_rank == 0:
             print(f"warning: {info.host}: {warning}", file=sys.stderr)
     try:
         with _echoes("rendezvous"):
             dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if use_nccl else "gloo",
+                name,
                 **rendezvous.arguments(info, timeout),
                 rank=info.rank,
                 world_size=info.world_size,
@@ -234,7 +240,7 @@ def new_group(members: Sequence[Sequence[int]]) -> Group:
 
 def backend_name() -> str | None:
     """The library that carries the gradients; None with one worker."""
-    return dist.get_backend() if dist.is_initialized() else None
+    return dist.get_backend().removeprefix("distdl_") if dist.is_initialized() else None
 
 
 def rank() -> int:

@@ -99,7 +99,7 @@ class Exchange:
             make(f"gradient bucket {i}", *each, n_more=n)
             for i, (each, n) in enumerate(zip(zip(groups, like), n_more, strict=True))
         ]
-        self.status, self._users = self.buckets[-1].more.split([n_status, len(parameters)])  # type: ignore[no-untyped-call]
+        self.status, self._users = self.buckets[-1].more.split([n_status, len(parameters)])
         first = make("buffers", [], others, n_values=others.numel())
         self.others = first.values
         """to be written before `keep` and before `arm`; the sums over all parts after `finish`"""
@@ -112,7 +112,7 @@ class Exchange:
         for number, bucket in enumerate(self.buckets):
             for parameter in bucket.parameters:
                 hook = partial(_arrived, weakref.ref(self), number)
-                parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+                parameter.register_post_accumulate_grad_hook(hook)
 
     def begin(self) -> None:
         """Zeroes the gradients and the status."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from distdl.comm import mpi_library
 from distdl.comm.world import WorldInfo
 
 _POLL_S = 0.02
@@ -20,6 +21,8 @@ _POLL_S = 0.02
 
 def arguments(info: WorldInfo, timeout: timedelta) -> dict[str, Any]:
     """For torch's `init_process_group`. Raises RuntimeError if not all workers come within the time-out."""
+    if mpi_library.is_started():
+        return {"init_method": "mpi://"}
     if path := os.environ.get("DISTDL_MEETING"):  # of our own launcher: new for each attempt
         return {"store": dist.FileStore(path, info.world_size)}
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":

@@ -1,4 +1,5 @@
-"""Who am I among the workers: rank and size, from the environment. Free of torch; `collectives.join` joins them."""
+"""Who am I among the workers: rank and size, from the environment or from MPI. Free of torch; `collectives.join` joins
+them."""
 
 import os
 import socket
@@ -11,8 +12,8 @@ from distdl.errors import UserError
 # For a worker that hangs; one that is gone is noticed at once. Rank 0 may be indexing a large corpus meanwhile.
 TIMEOUT = timedelta(minutes=30)
 
-# Started by one of these and no torchrun-like variables: every rank would think that it is alone.
-_OTHER_LAUNCHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "SLURM_NTASKS": "srun"}
+# Started by one of these and no torchrun-like variables: MPI knows who is who.
+_MPI_LAUNCHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "SLURM_NTASKS": "srun"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,10 @@ class WorldInfo:
 
 
 def detect(environment: Mapping[str, str] = os.environ) -> WorldInfo | None:
-    """The place that torchrun's variables give this process, or None if it isn't a worker. UserError if they clash."""
+    """The place that torchrun's variables give this process, else MPI, or None if it isn't a worker.
+
+    Raises UserError if they clash, or if MPI does not know the others that its launcher has started.
+    """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         try:
             rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
@@ -36,12 +40,18 @@ def detect(environment: Mapping[str, str] = os.environ) -> WorldInfo | None:
         if not 0 <= rank < world_size:
             raise UserError(f"rank {rank} of {world_size} workers", where="environment RANK, WORLD_SIZE")
         return WorldInfo(rank=rank, local_rank=local_rank, world_size=world_size, local_world_size=local_world_size)
-    for variable, launcher in _OTHER_LAUNCHERS.items():
+    if started_by_mpi(environment):
+        from distdl.comm import mpi_library  # which starts MPI
+
+        return mpi_library.world()
+    return None
+
+
+def started_by_mpi(environment: Mapping[str, str]) -> tuple[str, int] | None:
+    """The launcher of MPI that has started this process among others, and how many there are."""
+    for variable, launcher in _MPI_LAUNCHERS.items():
+        n = environment.get(variable, "")
         in_batch_script = variable == "SLURM_NTASKS" and "SLURM_STEP_ID" not in environment
-        if not in_batch_script and environment.get(variable, "1") not in ("", "1"):
-            raise UserError(
-                f"{launcher} started {environment[variable]} processes, and each would train alone",
-                where=f"environment {variable}",
-                fix="Start `distdl train CONFIG --nproc N`, or `torchrun --nproc-per-node N -m distdl train CONFIG`.",
-            )
+        if n.isdigit() and int(n) > 1 and not in_batch_script:
+            return launcher, int(n)
     return None

@@ -345,8 +345,8 @@ DEFAULT_STALL_S = 30.0
 
 
 class DistConfig(Section):
-    backend: Literal["auto", "nccl", "gloo"] = key(
-        "auto", "communication library (auto: nccl on GPUs, else gloo)", free=True
+    backend: Literal["auto", "nccl", "gloo", "mpi"] = key(
+        "auto", "communication library (auto: nccl on GPUs, else gloo, or mpi under mpirun)", free=True
     )
     engine: Annotated[str, name_in(registry.ENGINES, "engine")] = key(
         "exchange", "who sums the gradients: exchange (own buckets) or ddp (torch's)"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from launches import Launch
+from mpi_workers import MPIWorkers, installed
 from spawn import Workers
 
 
@@ -14,6 +15,17 @@ def workers() -> Iterator[Callable[[int], Workers]]:
     """workers(n): n processes that have joined."""
     started: dict[int, Workers] = {}
     yield lambda n: started.setdefault(n, Workers(n))
+    for each in started.values():
+        each.close()
+
+
+@pytest.fixture(scope="session", params=installed() or [None], ids=lambda each: each.name if each else "")
+def mpi_workers(request) -> Iterator[Callable[[int], MPIWorkers]]:
+    """mpi_workers(n): n processes that an mpirun has started, and that have joined."""
+    if request.param is None:
+        pytest.skip("there is no MPI here")
+    started: dict[int, MPIWorkers] = {}
+    yield lambda n: started.setdefault(n, MPIWorkers(n, request.param))
     for each in started.values():
         each.close()
 

@@ -173,12 +173,14 @@ def main(handle: int) -> None:
 
 def case_named(name: str) -> Callable[..., Any]:
     import cases
+    import mpi_cases
     import exchange_cases
 
-    return getattr(cases, name, None) or getattr(exchange_cases, name)
+    found = (getattr(module, name, None) for module in (cases, exchange_cases, mpi_cases))
+    return next(filter(None, found))
 
 
-def work(session: Connection) -> None:
+def work(session: Connection, backend: str = "gloo") -> None:
     """The life of a worker: joins the others, then answers calls until it is killed."""
     from distdl.launch.worker import tie_to_supervisor
 
@@ -195,7 +197,7 @@ def work(session: Connection) -> None:
     world = detect()
     assert world is not None
     timeout = timedelta(seconds=float(os.environ["TIMEOUT_S"]))
-    collectives.join(world, "gloo", torch.device("cpu"), timeout)
+    collectives.join(world, backend, torch.device("cpu"), timeout)
     session.send_bytes(b'{"result": null}')
     while True:
         call = json.loads(session.recv_bytes())

@@ -1,4 +1,4 @@
-"""Who am I among the workers: torchrun's variables, and launchers that would start as many strangers."""
+"""Who am I among the workers: torchrun's variables; what MPI knows is tested in test_mpi_library.py."""
 
 import pytest
 
@@ -37,21 +37,6 @@ def test_without_the_local_variables_all_workers_are_taken_to_be_on_one_host():
 def test_variables_that_clash_are_the_users_mistake(changed, what):
     with pytest.raises(UserError, match=what):
         detect({"RANK": "1", "WORLD_SIZE": "2", **changed})
-
-
-@pytest.mark.parametrize(
-    "environment, launcher",
-    [
-        ({"OMPI_COMM_WORLD_SIZE": "4"}, "mpirun"),
-        ({"PMI_SIZE": "4"}, "mpiexec"),
-        ({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}, "srun"),
-    ],
-)
-def test_processes_of_another_launcher_are_refused_before_each_trains_alone(environment, launcher):
-    with pytest.raises(UserError, match=f"{launcher} started 4 processes") as caught:
-        detect(environment)
-
-    assert "torchrun" in caught.value.fix
 
 
 @pytest.mark.parametrize(

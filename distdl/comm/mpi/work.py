@@ -1,0 +1,215 @@
+"""What runs on a communicator, one operation after the other, as MPI wants it: here, or by a thread of its own.
+
+Nonblocking collectives of MPI are no way to overlap: they move only inside of calls to MPI, and are slower. A thread
+that calls the blocking ones lets go of the interpreter meanwhile.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.futures import Future
+
+from distdl.comm import mpi_library as library
+from distdl.comm.mpi.staging import Staged, from_host
+
+MPI = library.load()
+
+_SPINS = 20
+_FIRST_PAUSE_S = 2e-5
+_LONGEST_PAUSE_S = 1e-3
+_GROWTH = 1.5
+
+Function = Callable[[], None]
+
+
+class Work(dist.Work):
+    """One operation. `wait` returns once it is over, and raises what it has raised."""
+
+    def __init__(self, name: str, result: list[Tensor], timeout: timedelta, staged: Staged | None = None) -> None:
+        super().__init__()
+        self._name, self._result, self._timeout, self._staged = name, result, timeout, staged
+        self._error: BaseException | None = None
+        self._is_over = False
+        self._lock = threading.Lock()
+        self._over: threading.Event | None = None
+        self._future: Future[list[Tensor]] | None = None
+
+    def wait(self, timeout: timedelta | None = None) -> bool:
+        if not self._is_over:
+            self._wait_for(one_of(timeout, self._timeout))
+        if self._error is not None:
+            raise self._error
+        if self._staged:
+            self._staged.join()
+        return True
+
+    def _wait_for(self, limit: timedelta) -> None:
+        with self._lock:
+            if self._is_over:
+                return
+            self._over = self._over or threading.Event()
+        if not self._over.wait(limit.total_seconds()):
+            raise timed_out(self._name, limit)
+
+    def finish(self, error: BaseException | None = None) -> None:
+        with self._lock:
+            self._error, self._is_over = error, True
+        if self._over:
+            self._over.set()
+        if self._future:
+            self._tell(self._future)
+
+    def get_future(self) -> Future[list[Tensor]]:
+        with self._lock:
+            is_new, is_over = self._future is None, self._is_over
+            if self._future is None:
+                self._future = Future(devices=[self._staged.device] if self._staged and self._staged.device else None)
+        if is_new and is_over:
+            self._tell(self._future)
+        return self._future
+
+    def _tell(self, future: "Future[list[Tensor]]") -> None:
+        if self._error is None:
+            future.set_result(self._result)
+        else:
+            future.set_exception(self._error)  # type: ignore[arg-type]
+
+    def is_completed(self) -> bool:
+        return self._is_over
+
+    def is_success(self) -> bool:
+        return self._is_over and self._error is None
+
+    def exception(self) -> Any:
+        return self._error
+
+    def result(self) -> list[Tensor]:
+        return self._result
+
+    def synchronize(self) -> None:
+        self.wait()
+
+
+class PointToPoint(Work):
+    """A message. `host`: what MPI reads, or writes into."""
+
+    def __init__(self, name: str, result: list[Tensor], timeout: timedelta, request: Any, host: Tensor) -> None:
+        super().__init__(name, result, timeout)
+        self._request, self._host = request, host
+        self._status = MPI.Status()
+
+    def wait(self, timeout: timedelta | None = None) -> bool:
+        limit = one_of(timeout, self._timeout)
+        if not sleep_until(self.is_completed, time.monotonic() + limit.total_seconds()):
+            raise timed_out(self._name, limit)
+        return super().wait()
+
+    def is_completed(self) -> bool:
+        if not self._is_over and self._request.Test(self._status):
+            if self._name == "recv":
+                from_host(self._host, self._result[0])
+            self.finish()
+        return self._is_over
+
+    def get_future(self) -> Future[list[Tensor]]:
+        self.wait()  # nobody else would ever look whether it has come
+        return super().get_future()
+
+    def _source_rank(self) -> int:
+        return int(self._status.Get_source())
+
+
+def one_of(timeout: timedelta | None, usual: timedelta) -> timedelta:
+    """torch gives none, zero or a negative one for the usual."""
+    return timeout if timeout and timeout > timedelta(0) else usual
+
+
+def timed_out(name: str, limit: timedelta) -> Exception:
+    return dist.DistBackendError(f"Timed out after {limit.total_seconds():g} s in {name}")
+
+
+class Line:
+    """The operations of one communicator, in the order in which they were given."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._waiting: queue.SimpleQueue[tuple[Work, Function] | None] = queue.SimpleQueue()
+        self._n_waiting = 0
+        self._changed = threading.Condition()
+        self._running = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def run(self, work: Work, function: Function) -> Work:
+        """Here and now, behind all that was given before."""
+        if self._n_waiting:
+            with self._changed:
+                self._changed.wait_for(lambda: self._n_waiting == 0)
+        with self._running:
+            error = _run(function)
+        work.finish(error)
+        return work
+
+    def put(self, work: Work, function: Function) -> Work:
+        """Begins it."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, daemon=True, name=f"distdl {self._name}")
+            self._thread.start()
+        with self._changed:
+            self._n_waiting += 1
+        self._waiting.put((work, function))
+        return work
+
+    def close(self) -> None:
+        """After what was given."""
+        if self._thread is not None:
+            self._waiting.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _serve(self) -> None:
+        while self._serve_one():
+            pass
+
+    def _serve_one(self) -> bool:
+        """In a function of its own, so that nothing holds its tensors while the next one is waited for."""
+        given = self._waiting.get()
+        if given is None:
+            return False
+        work, function = given
+        with self._running:
+            error = _run(function)
+        with self._changed:
+            self._n_waiting -= 1
+            self._changed.notify_all()
+        work.finish(error)
+        return True
+
+
+def _run(function: Function) -> BaseException | None:
+    try:
+        with torch.no_grad():
+            function()
+    except BaseException as error:  # whoever waits for it gets it
+        return error
+    return None
+
+
+def sleep_until(is_so: Callable[[], bool], until: float | None = None) -> bool:
+    """Asks again and again without holding a core; `until`: time.monotonic(). Whether it came to be so."""
+    for _ in range(_SPINS):
+        if is_so():
+            return True
+    pause = _FIRST_PAUSE_S
+    while not is_so():
+        if until is not None and time.monotonic() > until:
+            return False
+        time.sleep(pause)
+        pause = min(pause * _GROWTH, _LONGEST_PAUSE_S)
+    return True

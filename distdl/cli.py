@@ -98,6 +98,7 @@ def train(arguments: Arguments) -> int:
                 min_workers=arguments.min_workers,
                 stop_signals=config.train.stop_signals,
                 stall_s=config.dist.stall_s,
+                is_mpi=config.dist.backend == "mpi",
             )
         return _work(arguments, config, WorldInfo(), path, opened.folder, opened.lease.fence)
     finally:

@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 
 import hypothesis
+import mpis
 import namespaces
 import pytest
 
@@ -20,6 +21,7 @@ _EXAMPLES, _EXAMPLES_OF_MATRIX = 30, 300  # of each property
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _HAS = {
     "namespaces": lambda: namespaces.are_possible(),
+    "mpi": lambda: mpis.are_tested(),
     "data": lambda: bool(os.environ.get("DISTDL_DATA")),
     "root": lambda: os.geteuid() == 0,
     "gpu": lambda: any(Path("/dev").glob("nvidia[0-9]*")),
@@ -31,6 +33,7 @@ _HAS = {
 _LACK = {
     "namespaces": "network namespaces can't be made: that takes root with CAP_SYS_ADMIN, and iproute2",
     "libraries": "neither torchvision nor timm in .libraries, where `make test` puts them",
+    "mpi": "no Open MPI and MPICH, which `make mpi` installs",
     "data": "DISTDL_DATA does not name a folder with the real datasets",
     "root": "not root",
     "gpu": "no CUDA device",

@@ -18,7 +18,7 @@ from typing import Any
 
 from distdl.errors import UserError, did_you_mean
 
-BACKENDS = ("auto", "gloo", "nccl")
+BACKENDS = ("auto", "gloo", "nccl", "mpi")
 DTYPES = ("fp32", "bf16")
 SIZES = "4K,64K,1M,16M,64M"
 MOST_BYTES = 2**31

@@ -38,7 +38,7 @@ def measure(wanted: Wanted, world: WorldInfo, say: Callable[[str], None] = lambd
 
     Raises UserError, and WrongNumber on all workers alike.
     """
-    on = {"gloo": "cpu", "nccl": "cuda", "auto": "auto"}[wanted.backend]
+    on = {"gloo": "cpu", "mpi": "cpu", "nccl": "cuda", "auto": "auto"}[wanted.backend]
     device = setup.pick_device(on, world, "command line --backend", "--backend gloo")
     torch.set_num_threads(share_of_cores(world))
     setup.keep_freed_memory()  # as in training
@@ -54,7 +54,7 @@ def _measure_all(wanted: Wanted, world: WorldInfo, device: torch.device, say: Ca
     result: Row = {
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
         "host": world.host,
-        "backend": "nccl" if device.type == "cuda" else "gloo",
+        "backend": collectives.backend_of(device),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "workers": world.world_size,
         "nodes": None if per_node is None else world.world_size // per_node,

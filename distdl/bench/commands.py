@@ -34,7 +34,7 @@ def add_arguments(add: Add) -> None:
     )
     command.add_argument("--ops", metavar="NAME,...", help=f"default: all of {', '.join(bandwidth.FACTORS)}")
     command.add_argument(
-        "--backend", default="auto", metavar="B", help="auto (nccl with GPUs, else gloo), gloo or nccl"
+        "--backend", default="auto", metavar="B", help="auto (nccl with GPUs, else gloo), gloo, nccl or mpi"
     )
     command.add_argument("--nproc", type=int, metavar="N", help="workers on this machine (default: one per GPU)")
     command.add_argument("--dtype", default="fp32", metavar="T", help="fp32 (the default) or bf16")
@@ -64,7 +64,7 @@ def step(arguments: Arguments) -> int:
     trust.check_file(arguments.config, config)
     world = detect()
     if world is None and arguments.nproc > 1:
-        return _start_workers(arguments.nproc)
+        return _start_workers(arguments.nproc, config.dist.backend)
     from distdl.bench.step import measure, report
 
     world = world or WorldInfo()
@@ -88,14 +88,14 @@ def comm(arguments: Arguments) -> int:
     world = detect()
     nproc = arguments.nproc
     if nproc is None:
-        nproc = 1 if wanted.backend == "gloo" else local_devices()
+        nproc = 1 if wanted.backend in ("gloo", "mpi") else local_devices()
     if (nproc if world is None else world.world_size) <= 1:
         raise UserError(
             "one worker alone has nobody to send anything to",
             fix="Add --nproc 2, or start it by torchrun: torchrun --nproc-per-node 2 -m distdl bench comm",
         )
     if world is None:
-        return _start_workers(nproc)
+        return _start_workers(nproc, wanted.backend)
     from distdl.bench.comm import measure
 
     rank, is_shown = world.rank, world.rank == 0 and not arguments.json
@@ -162,19 +162,24 @@ def _as_worker(rank: int, work: Callable[[], None]) -> int:
     try:
         work()
     except Exception as error:
+        from distdl.comm import collectives
+
         folder = RunFolder(Path(os.environ["DISTDL_RUN_FOLDER"])) if worker.is_supervised() else None
-        return worker.report(error, folder, rank)
+        collectives.end_without_the_others(worker.report(error, folder, rank))
     return EXIT_DONE
 
 
-def _start_workers(nproc: int) -> int:
+def _start_workers(nproc: int, backend: str) -> int:
     """This command as `nproc` workers on this machine."""
     from distdl.launch import supervise
+    from distdl.launch.mpi_job import find_launcher
     from distdl.run.folder import RunFolder
 
     with tempfile.TemporaryDirectory(prefix="distdl-bench-") as folder:
         command = [sys.executable, "-m", "distdl", *sys.argv[1:]]
-        return supervise.run(command, nproc, RunFolder(Path(folder)), stop_signals=())
+        return supervise.run(
+            command, nproc, RunFolder(Path(folder)), stop_signals=(), mpi=find_launcher() if backend == "mpi" else None
+        )
 
 
 def _image_shape(text: str) -> tuple[int, ...]:

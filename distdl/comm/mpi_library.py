@@ -7,6 +7,7 @@ process, which is found among its ancestors.
 
 import os
 import sysconfig
+import time
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ _OPEN_MPI = ("orterun", "orted", "prterun", "prted", "prte")
 _MPICH = ("mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "hydra_bstrap_proxy", "mpiexec.mpich")
 _NAMES = {_OPEN_MPI: ("libmpi.so.40",), _MPICH: ("libmpi.so.12", "libmpich.so.12")}  # the last one is Debian's
 _FOLDERS = ("lib", "lib64", "lib/release", f"lib/{sysconfig.get_config_var('MULTIARCH')}")
+_LAST_WORDS_S = 1.0
 _CHOICE = ("MPI4PY_LIBMPI", "MPI4PY_MPIABI")  # the user's
 
 
@@ -147,11 +149,10 @@ def has_a_core_each() -> bool:
 
 
 def abort(code: int) -> None:
-    """Ends all processes of the job, whatever they wait for; mpirun's exit code is `code`."""
+    """Ends all processes of the job, whatever they wait for; mpirun's exit code is `code`.
+
+    It waits a moment before: mpirun loses what it has not read of their output, others that have failed alike may be
+    writing it down, and whoever watches may have something to say of it.
+    """
+    time.sleep(_LAST_WORDS_S)
     load().COMM_WORLD.Abort(code)
-
-
-def finish() -> None:
-    """At the end of a process whose job has ended well; of all of them, which wait for each other."""
-    if is_started():
-        load().Finalize()

@@ -1,4 +1,4 @@
-"""`python -m distdl.launch.agent BOARD STACKS...`: watches over the workers of one host that another launcher started.
+"""`python -m distdl.launch.agent ADDRESS BOARD END STACKS...`: watches over one host's workers of another launcher.
 
 A worker of each host starts it, with the descriptors that its watch needs (distdl/trainer/watched.py), and talks to it
 over its stdin and stdout, a line of JSON each way:
@@ -34,6 +34,7 @@ from distdl.watch.watch import INTERVAL_S, Stacks, Watch
 _TELL_S = 0.5  # between two datagrams
 _LEAST_SILENCE_S = 2.0
 _STACKS_S = 0.7  # that others get to send theirs
+_ABORT_S = 2.0  # that a worker gets to end an MPI job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,7 @@ class Job:
     stall_s: float
     folder: str
     attempt: int
+    is_mpi: bool
 
     @property
     def here(self) -> int:
@@ -55,21 +57,23 @@ class Job:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal goes to all: it is the workers' to obey
-    board, *stack_files = map(int, sys.argv[2:])
+    board, end, *stack_files = map(int, sys.argv[2:])
     mesh = Mesh(sys.argv[1]) if sys.argv[1] else None
     if mesh:
         print(json.dumps({"address": mesh.address, "port": mesh.port}), flush=True)
     if line := sys.stdin.readline():
         job = Job(**json.loads(line))
-        Agent(job, mesh, Board(len(job.ranks), board), stack_files).watch()
+        Agent(job, mesh, Board(len(job.ranks), board), end, stack_files).watch()
 
 
 class Agent:
-    def __init__(self, job: Job, mesh: Mesh | None, board: Board, stack_files: Sequence[int]) -> None:
-        self._job, self._mesh = job, mesh
+    def __init__(self, job: Job, mesh: Mesh | None, board: Board, end: int, stack_files: Sequence[int]) -> None:
+        """`end`: a pipe to this host's workers; who reads a byte from it ends an MPI job."""
+        self._job, self._mesh, self._pipe = job, mesh, end
         host = job.hosts[job.here]
         self._watch = Watch(job.ranks, job.stall_s, host=host, board=board, stack_files=stack_files)
         self._next_tell = 0.0
+        self._has_said_parting = False
         if mesh:
             mesh.join(job.token, job.peers)
 
@@ -108,6 +112,8 @@ class Agent:
     def _look(self) -> tuple[Verdict, Stacks] | None:
         seen = self._survey()
         self._watch.tell_of_straggler(seen)
+        if any(each.state.phase == "failed" for each in seen):
+            self._say_parting(seen)
         if self._watch.is_blind:
             if self._mesh:
                 self._mesh.forgive()
@@ -161,6 +167,9 @@ class Agent:
         folder = RunFolder(Path(self._job.folder))
         if folder.path.exists():  # rank 0's host alone may have it
             failures.save_all(folder, hangs.records(self._watch, verdict, texts, self._job.attempt))
+        if self._job.is_mpi:
+            os.write(self._pipe, b"." * len(self._job.ranks))
+            time.sleep(_ABORT_S)
         for rank, pid, path in zip(self._job.ranks, self._job.pids, self._job.error_files, strict=True):
             if rank in (verdict.ranks or self._job.ranks[:1]):
                 failures.tell_torchrun(path, told, time.time() - verdict.after_s)
@@ -185,8 +194,10 @@ class Agent:
         return ""
 
     def _say_parting(self, seen: Sequence[Seen]) -> None:
-        """Of collectives, if that is what a worker has died of: its library only says that something broke."""
-        if parting := calls.find({each.rank: each.state.calls for each in seen}):
+        """Of collectives, if that is what a worker has died of: its library only says that something broke. Once."""
+        parting = calls.find({each.rank: each.state.calls for each in seen})
+        if parting and not self._has_said_parting:
+            self._has_said_parting = True
             _say(parting.text)
 
 

@@ -4,7 +4,7 @@ One thread waits in one place for three things: output of the workers, signals (
 which are passed on to the workers), and the end of a worker, which is a signal as well. Four times a second it looks
 whether a worker is missing (distdl/watch).
 
-After the first failure the others get GRACE_S to notice, record it and end; then they are killed. SIGTERM would be no
+After the first failure the others get a while to notice, record it and end; then they are killed. SIGTERM would be no
 use: to a worker it means "save and stop", and a stopped process never gets it.
 """
 
@@ -23,6 +23,7 @@ from distdl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED
 from distdl.launch import hangs, plan
 from distdl.launch.meeting import Meeting
 from distdl.launch.output import Output, Screen
+from distdl.launch.process import Process, Starter
 from distdl.launch.signals import Signals
 from distdl.launch.spares import BETWEEN_S, Gate
 from distdl.run import failures, oom
@@ -31,7 +32,6 @@ from distdl.run.folder import RunFolder
 from distdl.run.lease import Lease
 from distdl.watch.watch import INTERVAL_S, Watch
 
-GRACE_S = 3.0
 KILL_S = 5.0  # a killed process is gone in milliseconds, unless the kernel holds it (a read from a dead network disk)
 
 _WAKE_S = 1.0  # in case a signal was missed
@@ -41,10 +41,8 @@ _CTRL_C = "stopping after this step and saving; press Ctrl-C again to stop at on
 
 @dataclass(slots=True, kw_only=True)
 class Child:
-    """A worker. It leads a session and a process group of its own, which holds what it has started."""
-
     rank: int
-    process: subprocess.Popen[bytes]
+    process: Process
     output: Output
     exit_code: int | None = None  # negative: the signal that ended it
     killed: bool = False  # by the supervisor
@@ -62,6 +60,7 @@ class Attempt:
         command: Sequence[str],
         places: Sequence[int],
         lease: Lease | None,
+        starter: Starter,
     ) -> None:
         """A worker at each of these places, which are numbered like the machine's devices."""
         self.number, self.places = number, list(places)
@@ -73,7 +72,8 @@ class Attempt:
         self.workers: list[Child] = []
         self.forwarded: set[int] = set()  # signals
         self._meeting, self._gate = Meeting(), Gate()
-        self._spares: dict[int, subprocess.Popen[bytes]] = {}
+        self._spares: dict[int, Process] = {}
+        self._starter = starter
         self._next_spare = 0.0
         self.makes_room = False  # it was told to save and end, since another place is free
         self._folder = folder
@@ -88,7 +88,7 @@ class Attempt:
     def start(self) -> None:
         failures.clear(self._folder)
         self._kills = oom.count()
-        spares = {rank: process for rank, process in self._spares.items() if not _has_ended(process)}
+        spares = {rank: process for rank, process in self._spares.items() if not process.has_ended()}
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         for rank in range(len(self.places)):
             self._watch.prepare(rank)
@@ -109,7 +109,7 @@ class Attempt:
                 self._next_spare = math.inf
                 self._screen.say(f"warning: no more spare workers: {error.strerror}")
 
-    def _spawn(self, rank: int, gate: Gate | None = None) -> subprocess.Popen[bytes]:
+    def _spawn(self, rank: int, gate: Gate | None = None) -> Process:
         environment = plan.worker_environment(
             rank=rank,
             places=self.places,
@@ -123,24 +123,16 @@ class Attempt:
         if gate:
             environment |= gate.environment()
             inherited.append(gate.reader)
-        return subprocess.Popen(
-            self._command,
-            env=environment,
-            pass_fds=inherited,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            bufsize=0,
-            start_new_session=True,  # Ctrl-C in the terminal reaches the supervisor alone
-        )
+        return self._starter.start(rank, self._command, environment, inherited)
 
-    def _adopt(self, rank: int, process: subprocess.Popen[bytes], header: str) -> Child:
-        assert process.stdout is not None
+    def _adopt(self, rank: int, process: Process, header: str) -> Child:
         try:
             output = Output(process.stdout, self._folder.log(rank), self._screen if rank == 0 else None, header)
             self._selector.register(output, selectors.EVENT_READ, output)
+            if process.connection:
+                self._selector.register(process.connection, selectors.EVENT_READ)
         except BaseException:
-            _kill_group(process)  # `__exit__` doesn't know it yet
+            process.kill()  # `__exit__` doesn't know it yet
             raise
         return Child(rank=rank, process=process, output=output)
 
@@ -169,7 +161,7 @@ class Attempt:
                 self.makes_room = True
                 self._forward(signals.first_stop_signal)
             if self._grace_end is None and self._has_failure():
-                self._grace_end = time.monotonic() + GRACE_S
+                self._grace_end = time.monotonic() + self._starter.grace_s
             if self._grace_end is None and time.monotonic() >= self._next_look:
                 self._look()
                 if self._is_in_steps():
@@ -248,14 +240,17 @@ class Attempt:
 
     def _reap(self) -> None:
         for child in self.workers:
-            if child.exit_code is None and _has_ended(child.process):
-                _kill_group(child.process)  # before it is reaped: its zombie keeps the number from being given anew
+            if child.exit_code is None and child.process.has_ended():
+                child.process.kill()  # before it is reaped: what it has started
                 child.exit_code = child.process.wait()
                 self._close(child)
 
     def _close(self, child: Child) -> None:
         with contextlib.suppress(KeyError, ValueError):  # unregistered at the end of its output
             self._selector.unregister(child.output)
+        if child.process.connection:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(child.process.connection)
         child.output.close()
 
     def _kill(self) -> None:
@@ -265,7 +260,7 @@ class Attempt:
         for child in self.workers:
             if child.exit_code is None:
                 child.killed = True
-                _kill_group(child.process)
+                child.process.kill()
 
     def _patience_s(self) -> float:
         ends = [end for end in (self._grace_end, self._kill_end, self._next_look) if end is not None]
@@ -285,26 +280,15 @@ class Attempt:
         for child in self.workers:
             self._close(child)
         for spare in self._spares.values():
-            _kill_group(spare)
+            spare.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 spare.wait(KILL_S)
-            assert spare.stdout
             spare.stdout.close()
         self._gate.close()
         self._selector.close()
+        self._starter.close()
         self._watch.close()
         self._meeting.close()
-
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    if hasattr(os, "waitid"):
-        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    return process.poll() is not None  # macOS
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone; macOS refuses for a zombie
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _is_past(end: float | None) -> bool:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from distdl.launch import supervise
+from distdl.launch.mpi_job import find_launcher
 from distdl.run.folder import RunFolder
 from distdl.run.lease import Lease
 
@@ -19,6 +20,7 @@ def train_locally(
     min_workers: int | None,
     stop_signals: Sequence[str],
     stall_s: float | None,
+    is_mpi: bool = False,
 ) -> int:
     """Runs `distdl *argv` as `nproc` workers and returns the exit code of the run."""
     worker = [sys.executable, "-m", "distdl"]
@@ -32,5 +34,6 @@ def train_locally(
         stop_signals=stop_signals,
         lease=lease,
         stall_s=stall_s,
-        has_spares=True,
+        has_spares=not is_mpi,  # an MPI job's processes are of one start
+        mpi=find_launcher() if is_mpi else None,
     )

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_PREEMPTED, EXIT_USER_ERROR
 from distdl.launch.attempt import Attempt
+from distdl.launch.mpi_job import Launcher, MPIJob
 from distdl.launch.output import Screen
+from distdl.launch.process import OwnStarter
 from distdl.launch.restarts import Places, Restarts, lost_ranks
 from distdl.launch.signals import Signals
 from distdl.run import failures
@@ -30,6 +32,7 @@ def run(
     lease: Lease | None = None,
     stall_s: float | None = None,
     has_spares: bool = False,
+    mpi: Launcher | None = None,
 ) -> int:
     """Runs `command` as `nproc` workers and returns the exit code of the run (see distdl.errors).
 
@@ -38,13 +41,15 @@ def run(
     After a failure that isn't the user's mistake, all workers are started again, until `max_restarts` restarts in a row
     have made no checkpoint. With `min_workers`, a lost worker's place rests for `rest_s` (longer each time): the others
     go on without it, if they are so many, and save and start again with it when it is over.
+    `mpi`: what joins them to an MPI job; None for workers that need no such thing.
     With `has_spares`, workers for the next attempt wait beside those that train: `command` knows of them (spares.py).
     Has to be called from the main thread: signals arrive there, and workers die with the thread that started them.
     """
     screen, restarts, places = Screen(), Restarts(max_restarts), Places(nproc, min_workers, rest_s)
 
     def new_attempt(number: int, at: Sequence[int]) -> Attempt:
-        return Attempt(number, folder, screen, Watch(range(len(at)), stall_s), command, at, lease)
+        starter = MPIJob(mpi, len(at)) if mpi and len(at) > 1 else OwnStarter()
+        return Attempt(number, folder, screen, Watch(range(len(at)), stall_s), command, at, lease, starter)
 
     following: Attempt | None = None
     with Signals(stop_signals) as signals:

@@ -84,7 +84,7 @@ def settled(config: Config, n_nodes: int, per_node: int) -> Config:
     """
     dist, found = config.dist, {}
     if dist.bucket_mib == "auto":
-        backend = "gloo" if config.train.device == "cpu" else dist.backend
+        backend = "gloo" if config.train.device == "cpu" and dist.backend == "auto" else dist.backend
         measured = None if dist.reduction == "tree" else bucket_mib(n_nodes, per_node, backend)
         found["bucket_mib"] = measured or dist.bucket_size_mib
     if dist.reduction == "tree":

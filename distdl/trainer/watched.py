@@ -11,13 +11,14 @@ import secrets
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distdl.comm import interface, messages
+from distdl.comm import interface, messages, mpi_library
 from distdl.comm.world import WorldInfo
-from distdl.errors import UserError
+from distdl.errors import EXIT_BUG, UserError
 from distdl.launch import worker as launched
 from distdl.launch.agent import Job
 from distdl.watch import pulse, stacks
@@ -80,12 +81,15 @@ def _lead(world: WorldInfo) -> "tuple[subprocess.Popen[bytes], dict[str, Any]]":
     """Starts this host's agent; returns what the other workers have to know of it."""
     board, files = Board(world.local_world_size), [stacks.new_file() for _ in range(world.local_world_size)]
     address = interface.own_address(world)
-    agent = _spawn(address, board.descriptor, files)
+    told_to_end, end = os.pipe()
+    agent = _spawn(address, board.descriptor, end, files)
+    os.close(end)
     assert agent.stdout
     where = json.loads(agent.stdout.readline() or "{}") if address else {}
     if address and not where:
         raise OSError(f"the watch on {address} has not started")
-    return agent, {"agent": where, "board": board.descriptor, "stacks": files, "token": secrets.token_hex(16)}
+    mine = {"agent": where, "board": board.descriptor, "stacks": files, "end": told_to_end}
+    return agent, mine | {"token": secrets.token_hex(16)}
 
 
 def _of_one_host(rank: int, workers: list[dict[str, Any]]) -> list[int]:
@@ -115,6 +119,7 @@ def _job(own: list[int], workers: list[dict[str, Any]], stall_s: float, folder: 
         stall_s=stall_s,
         folder=folder,
         attempt=launched.attempt(),
+        is_mpi=mpi_library.is_started(),
     )
 
 
@@ -136,17 +141,27 @@ def _tell_in(rank: int, own: list[int], workers: list[dict[str, Any]]) -> str:
         board = os.open(f"{files}/{leader['board']}", os.O_RDWR)
         pulse.attach(*pulse.slot_of(board, slot))
         stacks.answer(os.open(f"{files}/{leader['stacks'][slot]}", os.O_WRONLY | os.O_APPEND))
+        if mpi_library.is_started():
+            told_to_end = os.open(f"{files}/{leader['end']}", os.O_RDONLY)
+            threading.Thread(target=_end_when_told, args=[told_to_end], name="end of the job", daemon=True).start()
     except (OSError, IndexError) as error:
         return f"{type(error).__name__}: {error}"
     return ""
 
 
-def _spawn(address: str, board: int, files: list[int]) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "distdl.launch.agent", address, str(board), *map(str, files)]
+def _end_when_told(descriptor: int) -> None:
+    """By the agent, which can't end the MPI job itself: any of its processes can, also beside a call that hangs."""
+    if os.read(descriptor, 1):
+        mpi_library.abort(EXIT_BUG)
+    os.close(descriptor)  # the agent has ended
+
+
+def _spawn(address: str, board: int, end: int, files: list[int]) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "distdl.launch.agent", address, str(board), str(end), *map(str, files)]
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        pass_fds=(board, *files),
+        pass_fds=(board, end, *files),
         start_new_session=True,  # Ctrl-C in the terminal is for the workers
     )

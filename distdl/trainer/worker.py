@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -94,8 +92,7 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
     except BaseException as error:
         code = launched.report(error, folder, world.rank, state.step)
         if world.world_size > 1:
-            sys.stdout.flush()
-            os._exit(code)  # without waiting for the others, who may be stuck in a collective with us
+            collectives.end_without_the_others(code)  # who may be stuck in a collective with us
         return code
     finally:
         if held:

@@ -216,6 +216,7 @@ def _phase(state: State) -> str:
         "log": "its metrics",
         "evaluate": "an evaluation",
         "end": "its end",
+        "failed": "its failure",
         "save": "a save",
     }
     return names.get(state.phase, state.phase) + " of a first step" * (state.is_first and state.phase not in names)

@@ -27,8 +27,8 @@ from typing import Any
 from zlib import crc32
 
 # The order in which they are stored: append only. Seconds spent in each are counted.
-PHASES = ("start", "input", "forward", "backward", "exchange", "update", "log", "evaluate", "save", "end")
-LONG_PHASES = ("start", "evaluate", "save", "end")  # as is the first step, which may compile
+PHASES = ("start", "input", "forward", "backward", "exchange", "update", "log", "evaluate", "save", "end", "failed")
+LONG_PHASES = ("start", "evaluate", "save", "end", "failed")  # as is the first step, which may compile
 N_CALLS_KEPT = 64
 
 _PHASE_NUMBER = {name: number for number, name in enumerate(PHASES)}

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from launches import Launch
-from mpi_workers import MPIWorkers, installed
+from mpi_workers import MPIWorkers
+from mpis import installed
 from spawn import Workers
 
 

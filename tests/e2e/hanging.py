@@ -92,6 +92,10 @@ class Faults:
         time.sleep(0.15)
         self.killed(is_mine)
 
+    def raises(self, is_mine):
+        if is_mine:
+            raise RuntimeError("of rank 1")
+
     def left(self, is_mine):
         if is_mine:
             os._exit(0)

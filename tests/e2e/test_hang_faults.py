@@ -12,6 +12,7 @@ from itertools import product
 
 import pytest
 from hanging import TOLD, last_words
+from mpis import AS_ROOT, OPEN_MPI
 from namespaces import Namespaces, on_a_bridge
 
 pytestmark = pytest.mark.timeout(180)
@@ -30,17 +31,32 @@ CHANGES = {
 PYTHON = (sys.executable, "-m")
 LAUNCHERS = {
     "distdl": (*PYTHON, "distdl"),
+    "distdl over MPI": (*PYTHON, "distdl"),
+    "mpirun": (*OPEN_MPI.mpirun, "-n", "{}", *PYTHON, "distdl"),
     "torchrun": (*PYTHON, "torch.distributed.run", "--standalone", "--nproc-per-node", "{}", "-m", "distdl"),
 }
 SETTINGS = list(product(LAUNCHERS, ["fast", "tree"]))
-NOT_TORCHRUNS = {"left"}  # to it that worker has ended well
+OURS = ("distdl", "distdl over MPI")
+NOT_OTHERS = {"left"}  # to torchrun that worker has ended well
+# A worker that is gone is told by mpirun, which ends the others before anybody else could.
+TOLD_BY_MPIRUN = {
+    "killed": r"rank 1 .* exited on signal 9",
+    "left": r"due to process rank 1 .*(\n.*)* exiting improperly",
+}
 HANGS = {"stopped", "loop", "input"}  # which end by what the agent does, and by nothing else
 # Each fault in one setting, and each setting with some of the faults; `make matrix` runs all of them.
 GRID = [
-    pytest.param(how, *setting, marks=[] if number % len(SETTINGS) == place else pytest.mark.matrix)
+    pytest.param(
+        how,
+        *setting,
+        marks=[
+            *([] if number % len(SETTINGS) == place else [pytest.mark.matrix]),
+            *([pytest.mark.needs("mpi")] if "mpi" in setting[0].lower() else []),
+        ],
+    )
     for number, how in enumerate(TOLD)
     for place, setting in enumerate(SETTINGS)
-    if setting[0] == "distdl" or how not in NOT_TORCHRUNS
+    if setting[0] != "torchrun" or how not in NOT_OTHERS
 ]
 
 
@@ -48,17 +64,19 @@ GRID = [
 def test_a_fault_is_told_with_its_rank_and_cause(place, how, launcher, reduction, record_property):
     fault = {"rank": 1, "after": 6, "how": how, "at": str(place.path / "at")}
     train = ["train", place.config(**CHANGES, dist__reduction=reduction)]
-    train += ["--nproc", N[reduction]] if launcher == "distdl" else []
+    train += ["--nproc", N[reduction]] if launcher in OURS else []
+    train += ["--backend", "mpi"] if "MPI" in launcher else []
     command = [each.format(N[reduction]) for each in LAUNCHERS[launcher]]
 
-    result = place.run(*train, launcher=command, HANG=json.dumps(fault), OMP_NUM_THREADS="1")
+    result = place.run(*train, launcher=command, HANG=json.dumps(fault), OMP_NUM_THREADS="1", **AS_ROOT)
 
     seconds = ended_after(place)
     record_property("seconds", seconds)
-    said = last_words(result.output) if launcher == "distdl" else result.output  # torchrun has words of its own
-    assert result.code in (1, 2), result.output
-    assert launcher == "torchrun" or re.search(r"rank 1 on \S+ (failed|hung)", said), result.output
-    assert re.search(TOLD[how], said), result.output
+    said = last_words(result.output) if launcher in OURS else result.output  # others have words of their own
+    told = TOLD_BY_MPIRUN.get(how, TOLD[how]) if launcher == "mpirun" else TOLD[how]
+    assert result.code in (1, 2) or (launcher, how, result.code) == ("mpirun", "killed", 137), result.output
+    assert launcher not in OURS or re.search(r"rank 1 on \S+ (failed|hung)", said), result.output
+    assert re.search(told, said), result.output
     if launcher == "torchrun" and how in HANGS:
         assert re.search(r"(?s)Root Cause .*?rank +: 1 ", result.output), result.output
     assert seconds < ANSWER_S

@@ -10,8 +10,8 @@ import pytest
 pytestmark = pytest.mark.timeout(180)
 
 
-def start_and_wait_for_step(place, step, *arguments, **config):
-    process = place.start("train", place.config(**config), *arguments)
+def start_and_wait_for_step(place, step, *arguments, options=None, **config):
+    process = place.start("train", place.config(**config), *arguments, **(options or {}))
     metrics = place.path / "runs/run/metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= step):

@@ -9,23 +9,23 @@ It is registered as `distdl_mpi`, and `mpi://` as a way to meet, also for other 
 `dist.init_process_group("gloo", init_method="mpi://")`. If one process fails by an exception, the whole job ends.
 """
 
+import contextlib
 import sys
-import time
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
 import torch.distributed as dist
 
+from distdl.comm import collectives
 from distdl.comm import mpi_library as library
 from distdl.comm.mpi import rendezvous
 from distdl.comm.mpi.group import NAME, MPIGroup
+from distdl.errors import EXIT_BUG
 
 __all__ = ["NAME", "MPIGroup", "init_process_group"]
 
 TIMEOUT = timedelta(minutes=30)
-EXIT_FAILED = 1
-FORWARDED_S = 0.5  # what a process has printed is lost if mpirun has not taken it before the end of the job
 
 
 def init_process_group(timeout: timedelta = TIMEOUT, **options: Any) -> None:
@@ -49,11 +49,9 @@ def _create(options: Any, backend_options: Any = None) -> MPIGroup:
 
 def _end_the_job(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """MPI's processes wait for each other at their end, and so for ever for one that is stuck with the others."""
-    _previous_hook(kind, error, traceback)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    time.sleep(FORWARDED_S)
-    library.abort(EXIT_FAILED)
+    with contextlib.redirect_stderr(sys.__stderr__):  # torch's hook, around this one, would print it afterwards
+        _previous_hook(kind, error, traceback)
+    collectives.end_without_the_others(EXIT_BUG)
 
 
 rendezvous.settle()

@@ -39,6 +39,7 @@ def load() -> Any:
             where="MPI",
             fix="pip install 'distdl[mpi]', or start it by `distdl train --nproc N` or torchrun, without MPI.",
         ) from None
+    _check_srun(os.environ)
     if not mpi4py.rc.initialize:
         raise UserError("mpi4py.rc.initialize is false", where="MPI", fix="Leave it as it is by default.")
     mpi4py.rc.thread_level = "multiple"
@@ -117,6 +118,17 @@ def check(mpi: Any, size: int, environment: Mapping[str, str]) -> None:
             f"{version} does not let several threads call it (MPI_THREAD_MULTIPLE)",
             where="MPI",
             fix="Build it with threads; of Cray's, set MPICH_MAX_THREAD_SAFETY=multiple.",
+        )
+
+
+def _check_srun(environment: Mapping[str, str]) -> None:
+    """Before MPI starts: Open MPI would end the process."""
+    started = started_by_mpi(environment)
+    if started and started[0] == "srun" and not any(name.startswith(("PMI_", "PMIX_")) for name in environment):
+        raise UserError(
+            f"srun started {started[1]} processes, but not as those of an MPI job",
+            where="MPI",
+            fix="Say srun --mpi=pmix (Open MPI) or --mpi=pmi2 (MPICH, Intel MPI); srun --mpi=list says what there is.",
         )
 
 

@@ -67,6 +67,16 @@ def test_without_mpi4py_it_says_who_has_started_what(monkeypatch):
     assert "distdl[mpi]" in caught.value.fix
 
 
+def test_processes_that_srun_has_not_joined_are_refused_before_mpi_ends_them(monkeypatch):
+    pytest.importorskip("mpi4py")
+    monkeypatch.setattr(os, "environ", {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"})
+
+    with pytest.raises(UserError, match="srun started 4 processes, but not as those of an MPI job") as caught:
+        mpi_library.load()
+
+    assert "srun --mpi=pmix" in caught.value.fix
+
+
 def process(proc, pid, parent, program):
     (proc / str(pid)).mkdir(parents=True)
     (proc / str(pid) / "stat").write_text(f"{pid} (a (name) R) S {parent} 1 1 0")

@@ -5,15 +5,20 @@ variables set.
 """
 
 import os
+import secrets
 import socket
 from collections.abc import Iterator, MutableMapping
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch.distributed as dist
 
 from distdl.comm import mpi_library as library
-from distdl.net import choose, netlink
+from distdl.errors import UserError
+from distdl.net import choose, netlink, probe
+
+MPI = library.load()
 
 _LOOPBACK = "127.0.0.1"
 
@@ -21,9 +26,8 @@ _LOOPBACK = "127.0.0.1"
 def serve(url: str, timeout: timedelta = timedelta(minutes=30), **_: Any) -> Iterator[tuple[dist.Store, int, int]]:
     """For torch.distributed.register_rendezvous_handler. All processes of the world call it alike."""
     comm, info = library.load().COMM_WORLD, library.world()
-    store = None
+    address, store = address_of_rank_0(), None
     if info.rank == 0:
-        address = own_address()
         store = dist.TCPStore(address, 0, info.world_size, is_master=True, timeout=timeout, wait_for_workers=False)
     host, port = comm.bcast((address, store.port) if store else None)
     if store is None:
@@ -32,12 +36,36 @@ def serve(url: str, timeout: timedelta = timedelta(minutes=30), **_: Any) -> Ite
     raise RuntimeError("mpi:// meets once: the processes of an MPI job stay the same")
 
 
-def own_address() -> str:
-    """Of this host, by which the others of the job reach it."""
-    info = library.world()
-    if info.world_size <= info.local_world_size or not netlink.is_available():
+@cache
+def address_of_rank_0() -> str:
+    """The one at which the other hosts find it: each has tried. The first call is one of all processes of the world.
+
+    Raises UserError on all of them if there is none.
+    """
+    comm, info = library.load().COMM_WORLD, library.world()
+    if comm.allreduce(info.local_rank == 0, MPI.SUM) == 1:
         return _LOOPBACK
-    return choose.choose([choose.ANYWHERE], environment=os.environ).address
+    token = comm.bcast(secrets.token_bytes(probe.TOKEN_BYTES))
+    own = [str(address) for _, address in choose.candidates(choose.read_machine())] if netlink.is_available() else []
+    hosts = comm.allgather((info.host, own) if info.local_rank == 0 else None)
+    with probe.Responder(own if info.rank == 0 else [], token, info.rank) as responder:
+        targets = {target[0]: target for target in comm.bcast(responder.targets)}
+        found = probe.ask_all(targets, token, info.rank) if info.local_rank == 0 and info.rank != 0 else {}
+        answered = comm.gather([address for address, answer in found.items() if answer and answer.who == 0])
+    address: str | UserError | None = None
+    if info.rank == 0:
+        others = {rank: host for rank, host in enumerate(hosts) if host and rank != 0}
+        names = {rank: name for rank, (name, _) in others.items()}
+        tried = probe.verdicts(responder.heard, {rank: answered[rank] for rank in others}, names)
+        peers = [address for _, addresses in others.values() for address in addresses if address not in own]
+        try:
+            address = choose.choose(peers or [choose.ANYWHERE], environment=os.environ, tried=tried).address
+        except UserError as error:
+            address = error
+    chosen = comm.bcast(address)
+    if isinstance(chosen, UserError):
+        raise chosen
+    return str(chosen)
 
 
 def settle(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -45,15 +73,15 @@ def settle(environment: MutableMapping[str, str] = os.environ) -> None:
     info = library.world()
     for name in ("rank", "local_rank", "world_size", "local_world_size"):
         environment.setdefault(name.upper(), str(getattr(info, name)))
-    place = _reserve() if info.rank == 0 and "MASTER_ADDR" not in environment else None
+    address = address_of_rank_0()
+    place = _reserve(address) if info.rank == 0 and "MASTER_ADDR" not in environment else None
     if place := library.load().COMM_WORLD.bcast(place):
         environment["MASTER_ADDR"], environment["MASTER_PORT"] = place
 
 
-def _reserve() -> tuple[str, str]:
+def _reserve(address: str) -> tuple[str, str]:
     """An address and a port that nobody else is given. The store may listen there, for this socket never does."""
     global _reserved
-    address = own_address()
     _reserved = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     _reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     _reserved.bind((address, 0))

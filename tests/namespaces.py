@@ -61,6 +61,10 @@ class Namespaces:
         """All that `host` sends to `address` on its own network goes to an address that no network card has."""
         self.ip(host, f"neigh replace {address} lladdr {_NOWHERE} dev {interface} nud permanent")
 
+    def name(self, host: str) -> str:
+        """In the kernel."""
+        return self._names[host]
+
     def command(self, host: str, command: Sequence[str]) -> list[str]:
         return ["ip", "netns", "exec", self._names[host], *command]
 

@@ -149,6 +149,16 @@ def world() -> WorldInfo:
 
 
 @cache
+def first_of_host() -> int:
+    """The rank of the first process on this host. The first call is one of all of them."""
+    mpi = load()
+    host = mpi.COMM_WORLD.Split_type(mpi.COMM_TYPE_SHARED)
+    rank = int(host.bcast(mpi.COMM_WORLD.Get_rank()))
+    host.Free()
+    return rank
+
+
+@cache
 def has_a_core_each() -> bool:
     """Whether every process of the world has one. The first call is one of all of them."""
     mpi = load()

@@ -123,8 +123,11 @@ class Place:
         """Its process id. `by`: the variable in which its launcher tells it its rank."""
         for pid in self.processes():
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            is_ours = by != "RANK" or b"DISTDL_RUN_FOLDER" in b"".join(environment)
-            if f"{by}={rank}".encode() in environment and is_ours:
+            if by == "RANK":
+                is_worker = b"DISTDL_RUN_FOLDER" in b"".join(environment)
+            else:
+                is_worker = b"distdl.launch" not in Path(f"/proc/{pid}/cmdline").read_bytes()  # and not what it started
+            if f"{by}={rank}".encode() in environment and is_worker:
                 return pid
         raise AssertionError(f"no worker {rank}")
 

@@ -7,6 +7,7 @@ variables set.
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Iterator, MutableMapping
 from datetime import timedelta
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from distdl.comm import interface
 from distdl.comm import mpi_library as library
 from distdl.errors import UserError
 from distdl.net import choose, netlink, probe
@@ -69,14 +71,22 @@ def address_of_rank_0() -> str:
 
 
 def settle(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Sets what torchrun would have set, as far as it is not, for env://: all processes of the world call it alike."""
-    info = library.world()
+    """Sets what torchrun would have set, as far as it is not, for env://, and the interface for gloo and NCCL.
+
+    All processes of the world call it alike.
+    """
+    comm, info = library.load().COMM_WORLD, library.world()
     for name in ("rank", "local_rank", "world_size", "local_world_size"):
         environment.setdefault(name.upper(), str(getattr(info, name)))
+    first_of_host = [rank for rank, local in enumerate(comm.allgather(info.local_rank)) if local == 0]
+    environment.setdefault("GROUP_RANK", str(first_of_host.index(library.first_of_host())))
     address = address_of_rank_0()
     place = _reserve(address) if info.rank == 0 and "MASTER_ADDR" not in environment else None
-    if place := library.load().COMM_WORLD.bcast(place):
+    if place := comm.bcast(place):
         environment["MASTER_ADDR"], environment["MASTER_PORT"] = place
+    for warning in interface.settle(info, environment):
+        if info.local_rank == 0:
+            print(f"warning: {info.host}: {warning}", file=sys.stderr)
 
 
 def _reserve(address: str) -> tuple[str, str]:

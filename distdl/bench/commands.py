@@ -156,16 +156,18 @@ def _store(result: bandwidth.Row) -> tuple[dict[str, Any] | None, str]:
 
 def _as_worker(rank: int, work: Callable[[], None]) -> int:
     """The exit code. A failure is told where this worker's supervisor, if it has one, looks for it."""
+    from distdl.comm import collectives, mpi_library
     from distdl.launch import worker
     from distdl.run.folder import RunFolder
 
     try:
         work()
     except Exception as error:
-        from distdl.comm import collectives
-
         folder = RunFolder(Path(os.environ["DISTDL_RUN_FOLDER"])) if worker.is_supervised() else None
-        collectives.end_without_the_others(worker.report(error, folder, rank))
+        code = worker.report(error, folder, rank)
+        if mpi_library.is_started():  # at whose end all wait for each other
+            collectives.end_without_the_others(code)
+        return code
     return EXIT_DONE
 
 

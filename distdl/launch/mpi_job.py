@@ -10,6 +10,7 @@ is the supervisor's matter, as without MPI.
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -96,7 +97,7 @@ class MPIWorker:
         self._exit_code: int | None = None
 
     def has_ended(self) -> bool:
-        while self._exit_code is None:
+        while self._exit_code is None and b"\n" not in self._said:
             try:
                 new = self.connection.recv(64)
             except BlockingIOError:
@@ -104,11 +105,11 @@ class MPIWorker:
             except OSError:
                 new = b""
             self._said += new
-            if b"\n" in self._said:
-                self._exit_code = int(self._said)
-            elif not new:  # mpirun has ended its child, and the worker with it
+            if not new:  # mpirun has ended its child, and the worker with it
                 kill_group(self.pid)
-                self._exit_code = -9
+                self._exit_code = -signal.SIGKILL
+        if self._exit_code is None:
+            self._exit_code = int(self._said)
         return True
 
     def kill(self) -> None:

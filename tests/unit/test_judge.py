@@ -8,7 +8,7 @@ import pytest
 from distdl.watch import judge
 from distdl.watch.facts import GONE, Facts
 from distdl.watch.judge import Seen
-from distdl.watch.pulse import PHASES, Call, State
+from distdl.watch.pulse import LONG_PHASES, PHASES, Call, State
 
 STALL_S = 10.0
 RUNNING = Facts("S", 1.0, 0)
@@ -96,7 +96,7 @@ def test_a_run_of_long_steps_is_late_by_its_own_pace():
     assert verdict_on(works(0, for_s=3 * 40 + 1, longest_s=40), waits(1)).ranks == [0]
 
 
-@pytest.mark.parametrize("phase", [phase for phase in PHASES if phase not in ("start", "evaluate", "save", "end")])
+@pytest.mark.parametrize("phase", [phase for phase in PHASES if phase not in LONG_PHASES])
 def test_in_a_first_step_one_is_late_later(phase):
     assert verdict_on(works(0, for_s=20 * STALL_S - 1, phase=phase, is_first=True), waits(1)) is None
     assert verdict_on(works(0, for_s=STALL_S + 1, phase=phase), waits(1)).ranks == [0]

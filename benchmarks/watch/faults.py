@@ -1,6 +1,7 @@
 """Who is missing and why: what a run says when a worker fails in each way that collectives can, beside stock torchrun.
 
     python benchmarks/watch/faults.py [--patience-s 60] [--faults stopped,link]
+    python benchmarks/watch/faults.py --backend mpi    # distdl alone, over MPI
 
 Three workers of LeNet-5 on one host, or four on two network namespaces (root and iproute2); rank 1 fails at step 6, or
 the link between the hosts does. distdl with a stall budget of 5 s; torchrun with plain DistributedDataParallel as it
@@ -37,19 +38,23 @@ FAULTS = {**TOLD, "slow": SLOW, **ON_LINKS}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--faults", default=",".join(FAULTS))
+    parser.add_argument("--faults", help="default: all, over MPI all but those of links")
+    parser.add_argument("--backend", choices=("gloo", "mpi"), default="gloo")
     parser.add_argument("--patience-s", type=float, default=60.0)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/watch/faults.json", help="raw output")
     arguments = parser.parse_args()
+    is_mpi = arguments.backend == "mpi"
+    faults = arguments.faults.split(",") if arguments.faults else [f for f in FAULTS if not is_mpi or f not in ON_LINKS]
     results = []
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder))
-        for fault in arguments.faults.split(","):
-            ours = distdl(place, fault)
-            theirs = torchrun(place, fault, arguments.patience_s)
-            for each in (ours, theirs):
+        for fault in faults:
+            result = {"distdl": distdl(place, fault, arguments.backend)}
+            if not is_mpi:
+                result["torchrun"] = torchrun(place, fault, arguments.patience_s)
+            for each in result.values():
                 each["said"] = without_paths(str(each["said"]), place)
-            results.append({"fault": fault, "distdl": ours, "torchrun": theirs})
+            results.append({"fault": fault, **result})
             print(row(results[-1]), flush=True)
     right = sum(each["distdl"]["rank"] and each["distdl"]["cause"] and each["distdl"]["s"] <= 10 for each in results)
     print(f"distdl: rank and cause within 10 s in {right} of {len(results)}")
@@ -57,7 +62,7 @@ def main() -> None:
     arguments.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def distdl(place: Place, fault: str) -> dict[str, object]:
+def distdl(place: Place, fault: str, backend: str) -> dict[str, object]:
     at = place.folder / "at"
     at.unlink(missing_ok=True)
     told = json.dumps({"rank": 1, "after": 6, "how": fault, "seconds": 0.1, "at": str(at)})
@@ -80,7 +85,7 @@ def distdl(place: Place, fault: str) -> dict[str, object]:
             "s": seconds,
             "said": output,
         }
-    command = [*train, "--nproc", "3"]
+    command = [*train, "--nproc", "3", "--backend", backend]
     done = subprocess.run(command, cwd=place.folder, env={**environment, "HANG": told}, capture_output=True, text=True)
     output, seconds = done.stdout + done.stderr, time.monotonic() - float(at.read_text())
     if fault == "slow":
@@ -176,13 +181,15 @@ def without_paths(text: str, place: Place) -> str:
 
 
 def row(result: dict[str, dict[str, object]]) -> str:
-    ours, theirs = result["distdl"], result["torchrun"]
+    ours, yes = result["distdl"], {True: "yes", False: "NO"}
+    found = f"| {result['fault']} | {yes[bool(ours['rank'])]} | {yes[bool(ours['cause'])]} | {ours['s']:.1f} |"
+    if "torchrun" not in result:
+        return found
+    theirs = result["torchrun"]
     said = str(theirs["said"]).splitlines()
     words = said[-1].strip()[:110] if said else "nothing"
     how = f"{theirs['s']:.1f} s" if theirs["ended"] else f"silent after {theirs['s']:.0f} s"
-    yes = {True: "yes", False: "NO"}
-    found = f"{yes[bool(ours['rank'])]} | {yes[bool(ours['cause'])]} | {ours['s']:.1f}"
-    return f"| {result['fault']} | {found} | {how}: {words} |"
+    return f"{found} {how}: {words} |"
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def _store(result: bandwidth.Row) -> tuple[dict[str, Any] | None, str]:
 
 def _as_worker(rank: int, work: Callable[[], None]) -> int:
     """The exit code. A failure is told where this worker's supervisor, if it has one, looks for it."""
-    from distdl.comm import collectives, mpi_library
+    from distdl.comm import ending, mpi_library
     from distdl.launch import worker
     from distdl.run.folder import RunFolder
 
@@ -166,7 +166,7 @@ def _as_worker(rank: int, work: Callable[[], None]) -> int:
         folder = RunFolder(Path(os.environ["DISTDL_RUN_FOLDER"])) if worker.is_supervised() else None
         code = worker.report(error, folder, rank)
         if mpi_library.is_started():  # at whose end all wait for each other
-            collectives.end_without_the_others(code)
+            ending.without_the_others(code)
         return code
     return EXIT_DONE
 

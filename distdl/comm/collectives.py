@@ -10,12 +10,10 @@ them do (distdl/comm/mpi).
 """
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import NoReturn
 from zlib import crc32
 
 import torch
@@ -25,7 +23,6 @@ from torch import Tensor
 from distdl.comm import interface, mpi_library, rendezvous
 from distdl.comm.world import TIMEOUT, WorldInfo
 from distdl.errors import PeerLost, UserError
-from distdl.launch import worker as launched
 from distdl.watch import pulse
 
 Work = dist.Work
@@ -242,16 +239,6 @@ def new_group(members: Sequence[Sequence[int]]) -> Group:
                 mine = Group(ranks, handle, len(_groups))
     _groups.append(mine)
     return mine
-
-
-def end_without_the_others(code: int) -> NoReturn:
-    """This process, at once. Under an mpirun that nobody watches over, which would wait for them, the whole job."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if mpi_library.is_started() and not launched.is_supervised():
-        pulse.mine.enter("failed")  # so that the watch tells what it knows of it, while it can
-        mpi_library.abort(code)
-    os._exit(code)
 
 
 def backend_of(device: torch.device) -> str:

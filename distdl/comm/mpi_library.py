@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from distdl.comm import mpi_alias
-from distdl.comm.world import WorldInfo, started_by_mpi
 from distdl.errors import UserError
 
 _OPEN_MPI = ("orterun", "orted", "prterun", "prted", "prte")
@@ -22,6 +21,8 @@ _MPICH = ("mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "hydra_bstrap
 _NAMES = {_OPEN_MPI: ("libmpi.so.40",), _MPICH: ("libmpi.so.12", "libmpich.so.12")}  # the last one is Debian's
 _FOLDERS = ("lib", "lib64", "lib/release", f"lib/{sysconfig.get_config_var('MULTIARCH')}")
 _LAST_WORDS_S = 1.0
+# The variables by which launchers of MPI tell a process that it is one of several.
+_LAUNCHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "SLURM_NTASKS": "srun"}
 _CHOICE = ("MPI4PY_LIBMPI", "MPI4PY_MPIABI")  # the user's
 
 
@@ -32,7 +33,7 @@ def load() -> Any:
     try:
         import mpi4py
     except ImportError:
-        started = started_by_mpi(os.environ)
+        started = started_by(os.environ)
         why = f"{started[0]} started {started[1]} processes, which only MPI can join, and " if started else ""
         raise UserError(
             f"{why}mpi4py is not installed",
@@ -60,6 +61,16 @@ def load() -> Any:
 
 def is_started() -> bool:
     return bool(load.cache_info().currsize)
+
+
+def started_by(environment: Mapping[str, str]) -> tuple[str, int] | None:
+    """The launcher of MPI that has started this process among others, and how many there are."""
+    for variable, launcher in _LAUNCHERS.items():
+        n = environment.get(variable, "")
+        in_batch_script = variable == "SLURM_NTASKS" and "SLURM_STEP_ID" not in environment
+        if n.isdigit() and int(n) > 1 and not in_batch_script:
+            return launcher, int(n)
+    return None
 
 
 def of_launcher(proc: Path = Path("/proc")) -> Path | None:
@@ -97,7 +108,7 @@ def check(mpi: Any, size: int, environment: Mapping[str, str]) -> None:
     """Raises UserError unless the library has started all processes that its launcher has, and serves threads.
     `size`: of the world that it knows."""
     version = mpi.Get_library_version().strip("\0\n ").partition("\n")[0].replace("\t", "")
-    started = started_by_mpi(environment)
+    started = started_by(environment)
     if started and size == 1:
         raise UserError(
             f"{started[0]} started {started[1]} processes, and each would be alone: mpi4py runs on {version}, "
@@ -123,7 +134,7 @@ def check(mpi: Any, size: int, environment: Mapping[str, str]) -> None:
 
 def _check_srun(environment: Mapping[str, str]) -> None:
     """Before MPI starts: Open MPI would end the process."""
-    started = started_by_mpi(environment)
+    started = started_by(environment)
     if started and started[0] == "srun" and not any(name.startswith(("PMI_", "PMIX_")) for name in environment):
         raise UserError(
             f"srun started {started[1]} processes, but not as those of an MPI job",
@@ -133,19 +144,14 @@ def _check_srun(environment: Mapping[str, str]) -> None:
 
 
 @cache
-def world() -> WorldInfo:
-    """This process's place among those that MPI has started. The first call is one of all of them."""
+def place() -> tuple[int, int, int, int]:
+    """Rank and size, of the world and on this host. The first call is one of all processes of the world."""
     mpi = load()
     everyone = mpi.COMM_WORLD
     host = everyone.Split_type(mpi.COMM_TYPE_SHARED)
-    info = WorldInfo(
-        rank=everyone.Get_rank(),
-        local_rank=host.Get_rank(),
-        world_size=everyone.Get_size(),
-        local_world_size=host.Get_size(),
-    )
+    found = everyone.Get_rank(), everyone.Get_size(), host.Get_rank(), host.Get_size()
     host.Free()
-    return info
+    return found
 
 
 @cache

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from distdl.comm import mpi_library
 from distdl.errors import UserError
 
 # For a worker that hangs; one that is gone is noticed at once. Rank 0 may be indexing a large corpus meanwhile.
 TIMEOUT = timedelta(minutes=30)
-
-# Started by one of these and no torchrun-like variables: MPI knows who is who.
-_MPI_LAUNCHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "SLURM_NTASKS": "srun"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,18 +38,10 @@ def detect(environment: Mapping[str, str] = os.environ) -> WorldInfo | None:
         if not 0 <= rank < world_size:
             raise UserError(f"rank {rank} of {world_size} workers", where="environment RANK, WORLD_SIZE")
         return WorldInfo(rank=rank, local_rank=local_rank, world_size=world_size, local_world_size=local_world_size)
-    if started_by_mpi(environment):
-        from distdl.comm import mpi_library  # which starts MPI
-
-        return mpi_library.world()
-    return None
+    return of_mpi() if mpi_library.started_by(environment) else None
 
 
-def started_by_mpi(environment: Mapping[str, str]) -> tuple[str, int] | None:
-    """The launcher of MPI that has started this process among others, and how many there are."""
-    for variable, launcher in _MPI_LAUNCHERS.items():
-        n = environment.get(variable, "")
-        in_batch_script = variable == "SLURM_NTASKS" and "SLURM_STEP_ID" not in environment
-        if n.isdigit() and int(n) > 1 and not in_batch_script:
-            return launcher, int(n)
-    return None
+def of_mpi() -> WorldInfo:
+    """The place that MPI gives this process, which starts it. The first call is one of all its processes."""
+    rank, size, local_rank, local_size = mpi_library.place()
+    return WorldInfo(rank=rank, world_size=size, local_rank=local_rank, local_world_size=local_size)

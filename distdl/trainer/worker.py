@@ -17,7 +17,7 @@ from distdl.checkpoint import load as checkpoint_load
 from distdl.checkpoint import save as checkpoint_save
 from distdl.checkpoint.load import Checkpoint
 from distdl.checkpoint.save import Checkpoints
-from distdl.comm import collectives, messages
+from distdl.comm import collectives, ending, messages
 from distdl.comm.world import WorldInfo
 from distdl.config import load
 from distdl.config.schema import Config, DistConfig
@@ -92,7 +92,7 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
     except BaseException as error:
         code = launched.report(error, folder, world.rank, state.step)
         if world.world_size > 1:
-            collectives.end_without_the_others(code)  # who may be stuck in a collective with us
+            ending.without_the_others(code)  # who may be stuck in a collective with us
         return code
     finally:
         if held:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from distdl.comm import mpi_alias, mpi_library
-from distdl.comm.world import detect, started_by_mpi
+from distdl.comm.world import detect
 from distdl.errors import UserError
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
@@ -32,7 +32,7 @@ def library(thread_level=3):
     ],
 )
 def test_processes_that_mpi_does_not_know_of_are_refused_before_each_trains_alone(environment, launcher):
-    assert started_by_mpi(environment) == (launcher, 4)
+    assert mpi_library.started_by(environment) == (launcher, 4)
 
     with pytest.raises(UserError, match=f"{launcher} started 4 processes, .* runs on MPICH Version:5.0.2,") as caught:
         mpi_library.check(library(), 1, environment)

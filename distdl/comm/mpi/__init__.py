@@ -17,7 +17,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from distdl.comm import collectives
+from distdl.comm import ending
 from distdl.comm import mpi_library as library
 from distdl.comm.mpi import rendezvous
 from distdl.comm.mpi.group import NAME, MPIGroup
@@ -51,7 +51,7 @@ def _end_the_job(kind: type[BaseException], error: BaseException, traceback: Tra
     """MPI's processes wait for each other at their end, and so for ever for one that is stuck with the others."""
     with contextlib.redirect_stderr(sys.__stderr__):  # torch's hook, around this one, would print it afterwards
         _previous_hook(kind, error, traceback)
-    collectives.end_without_the_others(EXIT_BUG)
+    ending.without_the_others(EXIT_BUG)
 
 
 rendezvous.settle()
@@ -59,5 +59,5 @@ library.has_a_core_each()  # which all processes have to ask at once
 dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu", "cuda"])
 dist.register_rendezvous_handler("mpi", rendezvous.serve)
 _previous_hook = sys.excepthook
-if library.world().world_size > 1:
+if library.place()[1] > 1:
     sys.excepthook = _end_the_job

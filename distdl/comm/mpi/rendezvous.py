@@ -15,7 +15,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from distdl.comm import interface
+from distdl.comm import interface, world
 from distdl.comm import mpi_library as library
 from distdl.errors import UserError
 from distdl.net import choose, netlink, probe
@@ -27,7 +27,7 @@ _LOOPBACK = "127.0.0.1"
 
 def serve(url: str, timeout: timedelta = timedelta(minutes=30), **_: Any) -> Iterator[tuple[dist.Store, int, int]]:
     """For torch.distributed.register_rendezvous_handler. All processes of the world call it alike."""
-    comm, info = library.load().COMM_WORLD, library.world()
+    comm, info = library.load().COMM_WORLD, world.of_mpi()
     address, store = address_of_rank_0(), None
     if info.rank == 0:
         store = dist.TCPStore(address, 0, info.world_size, is_master=True, timeout=timeout, wait_for_workers=False)
@@ -44,7 +44,7 @@ def address_of_rank_0() -> str:
 
     Raises UserError on all of them if there is none.
     """
-    comm, info = library.load().COMM_WORLD, library.world()
+    comm, info = library.load().COMM_WORLD, world.of_mpi()
     if comm.allreduce(info.local_rank == 0, MPI.SUM) == 1:
         return _LOOPBACK
     token = comm.bcast(secrets.token_bytes(probe.TOKEN_BYTES))
@@ -75,7 +75,7 @@ def settle(environment: MutableMapping[str, str] = os.environ) -> None:
 
     All processes of the world call it alike.
     """
-    comm, info = library.load().COMM_WORLD, library.world()
+    comm, info = library.load().COMM_WORLD, world.of_mpi()
     for name in ("rank", "local_rank", "world_size", "local_world_size"):
         environment.setdefault(name.upper(), str(getattr(info, name)))
     first_of_host = [rank for rank, local in enumerate(comm.allgather(info.local_rank)) if local == 0]

@@ -93,7 +93,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/index.py
 
-# The exchange, sums along a tree, sums in two stages. Links need root and iproute2: network namespaces stand for hosts.
+# The exchange, sums along a tree, sums in two stages, MPI. Links need root and iproute2: network namespaces stand for hosts.
 bench-comm: $(VENV)/.test
 	$(BIN)/python benchmarks/comm/exchange.py --steps 22
 	$(BIN)/python benchmarks/comm/exchange.py --double --rounds 2
@@ -102,6 +102,7 @@ bench-comm: $(VENV)/.test
 	$(BIN)/python benchmarks/comm/tree.py bits
 	$(BIN)/python benchmarks/comm/tree.py cost
 	$(BIN)/python benchmarks/comm/hierarchical.py
+	$(BIN)/python benchmarks/comm/mpi.py
 
 # What it costs to be watched for hangs, runs that are late but don't hang, and runs whose workers are killed.
 bench-watch: $(VENV)/.test

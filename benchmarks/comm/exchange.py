@@ -72,7 +72,7 @@ def worker(options):
         found["steps"] = options["steps"]
     collectives.barrier()
     collectives.leave()
-    print(json.dumps(found))
+    workers.tell(world.rank, found)
 
 
 class Real(nn.Module):

@@ -68,7 +68,7 @@ def worker(options):
     assert all(torch.allclose(gradients[0], each, rtol=1e-5, atol=1e-6) for each in gradients[1:])
     collectives.barrier()
     collectives.leave()
-    print(json.dumps({"local_rank": world.local_rank, "forms": found}))
+    workers.tell(world.rank, {"local_rank": world.local_rank, "forms": found})
 
 
 class Sum:

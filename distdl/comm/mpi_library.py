@@ -146,6 +146,13 @@ def has_a_core_each() -> bool:
     return bool(mpi.COMM_WORLD.allreduce(enough, mpi.LAND))
 
 
+@cache
+def yields() -> bool:
+    """Whether a process that waits inside of MPI lets others have its core, where there are more of them than cores."""
+    name: str = load().Get_library_version()
+    return name.startswith("Open MPI")
+
+
 def abort(code: int) -> None:
     """Ends all processes of the job, whatever they wait for; mpirun's exit code is `code`."""
     load().COMM_WORLD.Abort(code)

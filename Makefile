@@ -2,7 +2,7 @@
 # make test    the whole test suite       make check   format, lint, types, unit tests
 # make matrix  the long grids, by hand    make bench   the benchmarks, by hand
 # make docs    docs/config-keys.md        make bench-peers   distdl's step beside other frameworks', by hand
-#                                         make bench-comm    communication beside its peers, by hand, 25 minutes
+#                                         make bench-comm    communication beside its peers, by hand, 65 minutes
 #                                         make bench-watch   hangs: cost, false alarms, goodput, by hand, 55 minutes
 
 # PyTorch to install. The default takes the newest build that your pip finds (on Linux from PyPI: CUDA). For another one:
@@ -93,7 +93,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/index.py
 
-# The exchange, sums along a tree, sums in two stages. Links need root and iproute2: network namespaces stand for hosts.
+# The exchange, sums along a tree, sums in two stages, MPI. Links need root and iproute2: network namespaces stand for hosts.
 bench-comm: $(VENV)/.test
 	$(BIN)/python benchmarks/comm/exchange.py --steps 22
 	$(BIN)/python benchmarks/comm/exchange.py --double --rounds 2
@@ -102,6 +102,10 @@ bench-comm: $(VENV)/.test
 	$(BIN)/python benchmarks/comm/tree.py bits
 	$(BIN)/python benchmarks/comm/tree.py cost
 	$(BIN)/python benchmarks/comm/hierarchical.py
+	$(BIN)/python benchmarks/comm/mpi.py
+	$(BIN)/python benchmarks/comm/exchange.py --backends gloo,mpi --rounds 8 --steps 10
+	$(BIN)/python benchmarks/comm/exchange.py --backends gloo,mpi --rounds 6 --paced
+	$(BIN)/python benchmarks/comm/exchange.py --backends gloo,mpi --rounds 6 --rates 1gbit --workers 2
 
 # What it costs to be watched for hangs, runs that are late but don't hang, and runs whose workers are killed.
 bench-watch: $(VENV)/.test

@@ -3,6 +3,7 @@
     python benchmarks/comm/exchange.py [--workers 2,4] [--rounds 20]                        real compute, one machine
     python benchmarks/comm/exchange.py --double --rounds 2                                 the same in fp64
     python benchmarks/comm/exchange.py --rates 100mbit,1gbit [--step-s 1.2] [--rounds 6]    paced compute, links
+    python benchmarks/comm/exchange.py --backends gloo,mpi [--mpi openmpi] ...              over these, without DDP
 
 Real compute: ResNet-50 (25.6 M parameters), forward, backward and SGD with momentum. Both engines start with the same
 weights and see the same batches; `difference` is the largest between their weights at the end, over the largest weight.
@@ -17,6 +18,10 @@ the other, each when backward has come that far, and take their share of what th
 optimiser's step.
 
     hidden   (compute + exchange alone + update - step) / (the same - bound): 1 is the bound's overlap
+
+With --backends each one's workers are processes of their own, and --sets of them take turns: gloo's threads beside an
+MPI that waits on its core would disturb both. The step's time is the median over the sets of each set's median, and the
+ratios are to the first backend in the same turn. --paced has paced compute on one machine, without links.
 """
 
 import argparse
@@ -25,7 +30,9 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from zlib import crc32
 
+import mpis
 import torch
 import workers
 from hosts import Hosts
@@ -33,7 +40,7 @@ from torch import nn
 
 from distdl import models
 from distdl.bench.ratio import alternate, ratio
-from distdl.comm import collectives
+from distdl.comm import collectives, mpi_library
 from distdl.comm import reduction as reductions
 from distdl.comm.exchange import Exchange
 from distdl.comm.world import detect
@@ -46,7 +53,7 @@ CPU = torch.device("cpu")
 def worker(options):
     torch.set_num_threads(1)
     world = detect()
-    collectives.join(world, "gloo", CPU)
+    collectives.join(world, options["backend"], CPU)
     torch.manual_seed(0)
     network = models.build("resnet50", {})
     if options["paced"]:
@@ -55,7 +62,9 @@ def worker(options):
         build = lambda: Real(network, world.rank, batch=4, size=32).double().eval()  # noqa: E731
     else:
         build = lambda: Real(network, world.rank)  # noqa: E731
-    loops = {"exchange": ExchangeLoop(build(), world, options), "ddp": DDPLoop(build(), options)}
+    loops = {"exchange": ExchangeLoop(build(), world, options)}
+    if options["beside_ddp"]:
+        loops["ddp"] = DDPLoop(build(), options)
     for loop in loops.values():
         loop.step()  # DDP builds its buckets anew after the first
         loop.step()
@@ -68,11 +77,14 @@ def worker(options):
         for _ in range(options["steps"] - options["rounds"] - 2):
             for loop in loops.values():
                 loop.step()
-        found["difference"] = difference(loops["exchange"].model, loops["ddp"].model.module)
+        if options["beside_ddp"]:
+            found["difference"] = difference(loops["exchange"].model, loops["ddp"].model.module)
+        found["weights"] = digest(loops["exchange"].model)
         found["steps"] = options["steps"]
     collectives.barrier()
     collectives.leave()
-    print(json.dumps(found))
+    mpi_library.finish()
+    workers.tell(world.rank, found)
 
 
 class Real(nn.Module):
@@ -246,11 +258,17 @@ def difference(ours, theirs):
     return max((ours - theirs).abs().max().item() for ours, theirs in pairs) / largest
 
 
+def digest(model):
+    return crc32(torch.cat([p.detach().reshape(-1) for p in model.parameters()]).numpy().tobytes())
+
+
+def slowest_of(results, name):
+    """Seconds of each round, on the worker that took longest."""
+    return [max(times) for times in zip(*(result["seconds"][name] for result in results))]
+
+
 def summary(results, n, options, rate):
-    slowest = {
-        name: [max(times) for times in zip(*(result["seconds"][name] for result in results))]
-        for name in ("exchange", "ddp")
-    }
+    slowest = {name: slowest_of(results, name) for name in ("exchange", "ddp")}
     compared = ratio(slowest["exchange"], slowest["ddp"])
     row = {
         "workers": n,
@@ -274,6 +292,45 @@ def summary(results, n, options, rate):
     return row | {"steps": options["steps"], "difference": max(result["difference"] for result in results)}
 
 
+def summary_of_backends(sets, n, options, rate):
+    """`sets`: backend -> what the workers of each of its sets found."""
+    row = {key: options[key] for key in ("paced", "double", "rounds", "bucket_mib", "mpi")}
+    row |= {"workers": n, "rate": rate, "sets": len(next(iter(sets.values())))}
+    step_s = {
+        name: [statistics.median(slowest_of(results, "exchange")) for results in of_backend]
+        for name, of_backend in sets.items()
+    }
+    first, *others = sets
+    for name, of_backend in sets.items():
+        row[f"{name}_s"] = statistics.median(step_s[name])
+        row[f"{name}_s_of_sets"] = step_s[name]
+        for key in ("compute_s", "alone_s", "update_s", "bound_s") if options["paced"] else ():
+            row[f"{name}_{key}"] = statistics.median(max(result[key] for result in results) for results in of_backend)
+    for name in others:
+        compared = ratio(step_s[name], step_s[first])
+        row |= {f"{name}_over_{first}": compared.median, f"{name}_over_{first}_95": [compared.low, compared.high]}
+    if not options["paced"]:
+        weights = {result["weights"] for of_backend in sets.values() for results in of_backend for result in results}
+        row |= {"steps": options["steps"], "same_weights": len(weights) == 1}
+    return row
+
+
+def start(options, n, rate, mpi=None):
+    if rate is None:
+        return workers.run(__file__, options, per_host=n, hosts=None, n=n, mpi=mpi)
+    with Hosts(n, rate) as hosts:
+        return workers.run(__file__, options, per_host=1, hosts=hosts, n=n, mpi=mpi)
+
+
+def compare_backends(backends, options, n, rate, n_sets):
+    sets = {name: [] for name in backends}
+    for number in range(n_sets):
+        for name in backends[:: -1 if number % 2 else 1]:
+            mpi = options["mpi"] if name == "mpi" else None
+            sets[name].append(start({**options, "backend": name}, n, rate, mpi))
+    return summary_of_backends(sets, n, options, rate)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -284,6 +341,10 @@ def main():
     parser.add_argument("--double", action="store_true", help="real compute in fp64")
     parser.add_argument("--step-s", type=float, default=1.2, help="paced compute: seconds of forward and backward")
     parser.add_argument("--bucket-mib", type=float, default=BUCKET_MIB)
+    parser.add_argument("--backends", help="gloo,mpi: the exchange over each, instead of beside DDP")
+    parser.add_argument("--mpi", default="openmpi", help=", ".join(mpis.LAUNCHERS))
+    parser.add_argument("--paced", action="store_true", help="with --backends: paced compute on one machine too")
+    parser.add_argument("--sets", type=int, default=5, help="with --backends: sets of processes of each")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -293,19 +354,21 @@ def main():
     for rate in arguments.rates.split(",") if arguments.rates else [None]:
         for n in map(int, arguments.workers.split(",")):
             options = {
-                "paced": rate is not None,
+                "paced": arguments.paced or rate is not None,
                 "double": arguments.double,
                 "step_s": arguments.step_s,
                 "rounds": arguments.rounds,
                 "steps": max(arguments.steps, arguments.rounds + 2),
                 "bucket_mib": arguments.bucket_mib,
+                "backend": "gloo",
+                "mpi": arguments.mpi,
+                "beside_ddp": not arguments.backends,
             }
-            if rate is None:
-                results = workers.run(__file__, options, per_host=n, hosts=None, n=n)
+            if arguments.backends:
+                (options["mpi"],) = mpis.find(arguments.mpi)
+                rows.append(compare_backends(arguments.backends.split(","), options, n, rate, arguments.sets))
             else:
-                with Hosts(n, rate) as hosts:
-                    results = workers.run(__file__, options, per_host=1, hosts=hosts, n=n)
-            rows.append(summary(results, n, options, rate))
+                rows.append(summary(start(options, n, rate), n, options, rate))
             print(json.dumps(rows[-1]), flush=True)
     if arguments.out:
         command = " ".join(sys.argv)

@@ -68,7 +68,7 @@ def worker(options):
     assert all(torch.allclose(gradients[0], each, rtol=1e-5, atol=1e-6) for each in gradients[1:])
     collectives.barrier()
     collectives.leave()
-    print(json.dumps({"local_rank": world.local_rank, "forms": found}))
+    workers.tell(world.rank, {"local_rank": world.local_rank, "forms": found})
 
 
 class Sum:
@@ -87,8 +87,8 @@ class Sum:
         self.values = [torch.randn(size, generator=generator) for size in sizes]
         reduction = reductions.build(config, world, CPU)
         if name == "flat all-to-all":
-            group = collectives.new_group([range(world.world_size)])
-            reduction = dataclasses.replace(reduction, steps=partial(all_to_all_and_back, group))
+            there, back = (collectives.new_group([range(world.world_size)]) for _ in range(2))
+            reduction = dataclasses.replace(reduction, steps=partial(all_to_all_and_back, there, back))
         self.exchange = Exchange(
             self.parameters,
             bucket_mib=25.0,
@@ -107,13 +107,14 @@ class Sum:
         return torch.cat([p.grad.reshape(-1) for p in self.parameters])
 
 
-def all_to_all_and_back(group, parts, name):
+def all_to_all_and_back(there, back, parts, name):
     (flat,) = parts
-    received = torch.empty_like(flat).view(group.size, -1)
-    yield group.start_all_to_all(received, flat.view(group.size, 1, -1), [1] * group.size, 1)
+    size = there.size
+    received = torch.empty_like(flat).view(size, -1)
+    yield there.start_all_to_all(received, flat.view(size, 1, -1), [1] * size, 1)
     chunk = received.sum(dim=0)
-    sent = chunk.expand(group.size, 1, -1).contiguous()
-    yield group.start_all_to_all(flat.view(group.size, -1), sent, [1] * group.size, 1)
+    sent = chunk.expand(size, 1, -1).contiguous()
+    yield back.start_all_to_all(flat.view(size, -1), sent, [1] * size, 1)
 
 
 def sent_bytes():

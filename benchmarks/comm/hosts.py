@@ -30,6 +30,9 @@ class Hosts:
     def address(self, host: int) -> str:
         return f"10.97.0.{host + 1}"
 
+    def name(self, host: int) -> str:
+        return self._names[host]
+
     def __enter__(self) -> "Hosts":
         for name in (self._bridge, *self._names):
             _ip("netns", "add", name)

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mpi_workers import MPIWorkers, installed
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -61,3 +62,9 @@ def test_moves(mpi_workers, n_workers, form, dtype, shape, layout, is_async, see
     )
 
     assert wrong == [[]] * n_workers
+
+
+@pytest.mark.skipif(not installed(), reason="there is no MPI here")
+def test_the_first_sum_of_a_job_may_be_one_of_some_workers():
+    with MPIWorkers(3, installed()[0], timeout_s=20) as workers:
+        assert workers.run("mpi_sum_of_some", n=2) == [2, 2, None]

@@ -69,7 +69,8 @@ class Reduction:
     def all_reduce(self, comm: Comm, tensor: Tensor) -> None:
         """In place; flat and contiguous."""
         self._begin(tensor)
-        size = PIECE_BYTES if library.has_a_core_each() else _MOST_BYTES
+        # Who waits without a core of his own, and takes another's, does so at the end of each piece.
+        size = PIECE_BYTES if library.has_a_core_each() or library.yields() else _MOST_BYTES
         for piece in tensor.split(size // tensor.element_size()) or ():
             if self._is_half:
                 self._all_reduce_half(comm, piece)

@@ -4,6 +4,7 @@ Nonblocking collectives of MPI are no way to overlap: they move only inside of c
 that calls the blocking ones lets go of the interpreter meanwhile.
 """
 
+import os
 import queue
 import threading
 import time
@@ -21,7 +22,7 @@ from distdl.comm.mpi.staging import Staged, from_host
 
 MPI = library.load()
 
-_SPINS = 20
+_AWAKE_S = 2e-4  # about as long as the two shortest pauses take
 _FIRST_PAUSE_S = 2e-5
 _LONGEST_PAUSE_S = 1e-3
 _GROWTH = 1.5
@@ -203,9 +204,11 @@ def _run(function: Function) -> BaseException | None:
 
 def sleep_until(is_so: Callable[[], bool], until: float | None = None) -> bool:
     """Asks again and again without holding a core; `until`: time.monotonic(). Whether it came to be so."""
-    for _ in range(_SPINS):
+    began = time.monotonic()
+    while time.monotonic() - began < _AWAKE_S:
         if is_so():
             return True
+        os.sched_yield()  # to a worker that may be what is waited for
     pause = _FIRST_PAUSE_S
     while not is_so():
         if until is not None and time.monotonic() > until:

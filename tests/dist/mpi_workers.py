@@ -29,6 +29,8 @@ class Library:
     mpirun: Sequence[str]
 
 
+USUAL = ("Open MPI", "MPICH wheel")
+
 _OWN = Path(__file__).resolve().parents[2] / ".mpi"  # of `make mpi`
 _AS_ROOT = {
     f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}": "1" for prefix in ("OMPI", "PRTE") for suffix in ("", "_CONFIRM")

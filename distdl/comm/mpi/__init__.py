@@ -57,6 +57,7 @@ def _end_the_job(kind: type[BaseException], error: BaseException, traceback: Tra
 
 
 rendezvous.settle()
+library.has_a_core_each()  # now that all processes are here to be asked
 dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu", "cuda"])
 dist.register_rendezvous_handler("mpi", rendezvous.serve)
 _previous_hook = sys.excepthook

@@ -173,10 +173,15 @@ def main(handle: int) -> None:
 
 def case_named(name: str) -> Callable[..., Any]:
     import cases
-    import mpi_cases
     import exchange_cases
 
-    found = (getattr(module, name, None) for module in (cases, exchange_cases, mpi_cases))
+    modules = [cases, exchange_cases]
+    if name.startswith("mpi_"):  # they start MPI
+        import mpi_cases
+        import mpi_feature_cases
+
+        modules = [mpi_cases, mpi_feature_cases]
+    found = (getattr(module, name, None) for module in modules)
     return next(filter(None, found))
 
 

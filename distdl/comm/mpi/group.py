@@ -29,6 +29,7 @@ MPI = library.load()
 NAME = "distdl_mpi"
 
 _ASLEEP_FROM_BYTES = 1 << 18  # who waits for the others of so much does it asleep: MPI would hold a core
+_UNKNOWN = _ASLEEP_FROM_BYTES  # how much it is, where each process has as much as it likes
 
 
 class MPIGroup(dist.ProcessGroup):
@@ -155,7 +156,7 @@ class MPIGroup(dist.ProcessGroup):
                     if root == self._comm.rank:
                         host[number].copy_(summed)
 
-        return self._start("reduce_scatter", run, [*parts, *every], parts, opts)
+        return self._start("reduce_scatter", run, [*parts, *every], parts, opts, _n_bytes(every))
 
     # --- moves ---
 
@@ -198,7 +199,7 @@ class MPIGroup(dist.ProcessGroup):
                 for each, gathered in zip(tensors, whole.split(n_rows)):
                     each.copy_(gathered)
 
-        return self._start("all_gather", run, [*every, *parts], every, opts)
+        return self._start("all_gather", run, [*every, *parts], every, opts, _n_bytes(every))
 
     def gather(self, lists: Sequence[Sequence[Tensor]], parts: Sequence[Tensor], opts: Any) -> Work:
         every = list(lists[0]) if lists else []
@@ -211,7 +212,7 @@ class MPIGroup(dist.ProcessGroup):
                 for each, gathered in zip(host, whole.split(part.numel()) if part.numel() else ()):
                     each.copy_(gathered)
 
-        return self._start("gather", run, [*every, *parts], every, opts)
+        return self._start("gather", run, [*every, *parts], every, opts, _n_bytes(parts))
 
     def scatter(self, parts: Sequence[Tensor], lists: Sequence[Sequence[Tensor]], opts: Any) -> Work:
         every = list(lists[0]) if lists else []
@@ -219,7 +220,7 @@ class MPIGroup(dist.ProcessGroup):
         def run(host: list[Tensor]) -> None:
             moves.scatter(self._comm, host[0], torch.cat(host[1:]) if every else None, opts.rootRank)
 
-        return self._start("scatter", run, [*parts, *every], parts, opts)
+        return self._start("scatter", run, [*parts, *every], parts, opts, _n_bytes(parts))
 
     def all_to_all_single(
         self, received: Tensor, sent: Tensor, n_received: Sequence[int], n_sent: Sequence[int], opts: Any = None
@@ -238,7 +239,8 @@ class MPIGroup(dist.ProcessGroup):
             row_bytes = _row_bytes(received) or _row_bytes(sent)
             moves.all_to_all_rows(self._comm, host[0], host[1], rows_in, rows_out, row_bytes)
 
-        return self._start("all_to_all", run, [received, sent], [received], opts)
+        n_bytes = _UNKNOWN if n_received or n_sent else _n_bytes([sent])
+        return self._start("all_to_all", run, [received, sent], [received], opts, n_bytes)
 
     def alltoall(self, received: Sequence[Tensor], sent: Sequence[Tensor], opts: Any = None) -> Work:
         """Tensors of unlike sizes too."""
@@ -251,7 +253,7 @@ class MPIGroup(dist.ProcessGroup):
             for each, came in zip(host, whole.split(n_in)):
                 each.copy_(came)
 
-        return self._start("all_to_all", run, [*received, *sent], received, opts)
+        return self._start("all_to_all", run, [*received, *sent], received, opts, _UNKNOWN)
 
     def barrier(self, opts: Any = None) -> Work:
         return self._start("barrier", lambda host: self._comm.Barrier(), [], [], opts)
@@ -290,15 +292,21 @@ class MPIGroup(dist.ProcessGroup):
         tensors: Sequence[Tensor],
         written: Sequence[Tensor],
         opts: Any,
+        n_bytes: int | None = None,
     ) -> Work:
-        """`run` gets all `tensors` flat, in the host's memory; what it does to those `written` goes back."""
+        """`run` gets all `tensors` flat, in the host's memory; what it does to those `written` goes back.
+
+        `n_bytes`: how much it is, by what all processes know alike; they agree by it how they wait. Those of all
+        `tensors` by default. Not by `opts`: it may be asynchronous for some of them.
+        """
         is_async = getattr(opts, "asyncOp", True)
         timeout = one_of(getattr(opts, "timeout", None), self._timeout)
-        many = sum(each.numel() * each.element_size() for each in tensors) >= _ASLEEP_FROM_BYTES
+        n_bytes = _n_bytes(tensors) if n_bytes is None else n_bytes
+        is_asleep = n_bytes >= _ASLEEP_FROM_BYTES or not library.has_a_core_each()
         staged = staging.Staged(tensors, written)
 
         def function() -> None:
-            if many or is_async:
+            if is_asleep:
                 self._sleep_until_all_are_here(name, timeout)
             with staged as host:
                 run(host)
@@ -311,6 +319,10 @@ class MPIGroup(dist.ProcessGroup):
         arrived = self._comm.Ibarrier()
         if not sleep_until(arrived.Test, time.monotonic() + timeout.total_seconds()):
             raise timed_out(name, timeout)
+
+
+def _n_bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(each.numel() * each.element_size() for each in tensors)
 
 
 def _op(opts: Any) -> Any:

@@ -32,7 +32,7 @@ import time
 from pathlib import Path
 from zlib import crc32
 
-import mpis
+import mpiruns
 import torch
 import workers
 from hosts import Hosts
@@ -342,7 +342,7 @@ def main():
     parser.add_argument("--step-s", type=float, default=1.2, help="paced compute: seconds of forward and backward")
     parser.add_argument("--bucket-mib", type=float, default=BUCKET_MIB)
     parser.add_argument("--backends", help="gloo,mpi: the exchange over each, instead of beside DDP")
-    parser.add_argument("--mpi", default="openmpi", help=", ".join(mpis.LAUNCHERS))
+    parser.add_argument("--mpi", default="openmpi", help=", ".join(mpiruns.LAUNCHERS))
     parser.add_argument("--paced", action="store_true", help="with --backends: paced compute on one machine too")
     parser.add_argument("--sets", type=int, default=5, help="with --backends: sets of processes of each")
     parser.add_argument("--out", type=Path)
@@ -365,7 +365,7 @@ def main():
                 "beside_ddp": not arguments.backends,
             }
             if arguments.backends:
-                (options["mpi"],) = mpis.find(arguments.mpi)
+                (options["mpi"],) = mpiruns.find(arguments.mpi)
                 rows.append(compare_backends(arguments.backends.split(","), options, n, rate, arguments.sets))
             else:
                 rows.append(summary(start(options, n, rate), n, options, rate))

@@ -29,7 +29,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import mpis
+import mpiruns
 import torch
 import workers
 
@@ -208,7 +208,7 @@ def table(rows):
     lines.append("|---" * (lines[0].count("|") - 1) + "|")
     names = {size: name for name, size in SIZES.items()}
     for row in rows:
-        cells = [mpis.LAUNCHERS[row["mpi"]].title, row["workers"], row["dtype"], names[row["bytes"]]]
+        cells = [mpiruns.LAUNCHERS[row["mpi"]].title, row["workers"], row["dtype"], names[row["bytes"]]]
         cells += [in_words(row.get(f"{form}_s")) for form in ("gloo", "raw", "sync", "async", "bound")]
         cells += [number(row.get(key)) for key in ("sync_over_gloo", "async_over_gloo", "sync_over_raw")]
         cells += [number(row.get(f"{form}_bus_gb_per_s")) for form in ("raw", "sync", "bound")]
@@ -231,7 +231,7 @@ def targets(rows, cores):
     for row in rows:
         if row["dtype"] != "float32":
             continue
-        at = f"{mpis.LAUNCHERS[row['mpi']].title}, {row['workers']} workers, {row['bytes'] >> 10} KiB"
+        at = f"{mpiruns.LAUNCHERS[row['mpi']].title}, {row['workers']} workers, {row['bytes'] >> 10} KiB"
         if row["workers"] > cores:
             low, _ = row["sync_over_raw_95"]  # what differs by chance is not worse
             yield {"target": f"{at}: no slower than raw", "time_over_raw": row["sync_over_raw"], "met": low <= 1}
@@ -258,7 +258,7 @@ def machine(libraries, load):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("--mpi", default="openmpi,mpich", help=", ".join(mpis.LAUNCHERS))
+    parser.add_argument("--mpi", default="openmpi,mpich", help=", ".join(mpiruns.LAUNCHERS))
     parser.add_argument("--workers", default="2,4")
     parser.add_argument("--sizes", default=",".join(SIZES))
     parser.add_argument("--dtypes", default="float32,bfloat16")
@@ -269,7 +269,7 @@ def main():
     if arguments.worker:
         worker(json.loads(arguments.worker))
         return
-    names, ns, load = mpis.find(arguments.mpi), list(map(int, arguments.workers.split(","))), os.getloadavg()[0]
+    names, ns, load = mpiruns.find(arguments.mpi), list(map(int, arguments.workers.split(","))), os.getloadavg()[0]
     dtypes, sizes = arguments.dtypes.split(","), [SIZES[each] for each in arguments.sizes.split(",")]
     options = {"dtypes": dtypes, "sizes": sizes, "seconds_each": arguments.seconds_each}
     seconds, libraries, raw = measure(names, ns, options, arguments.rounds)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import mpis
+import mpiruns
 from hosts import Hosts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ def run(
 ) -> list[Any]:
     """`python PROGRAM --worker OPTIONS` as `n` workers, `per_host` on each host; what each has told, in rank order.
 
-    They find each other by torchrun's variables; with `mpi`, of mpis.py, its mpirun starts them.
+    They find each other by torchrun's variables; with `mpi`, of mpiruns.py, its mpirun starts them.
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         environment = {
@@ -34,7 +34,7 @@ def run(
         }
         command = [sys.executable, program, "--worker", json.dumps(options)]
         if mpi:
-            begin, more = stack.enter_context(mpis.starts(mpi, n, per_host, hosts))
+            begin, more = stack.enter_context(mpiruns.starts(mpi, n, per_host, hosts))
             jobs = [(0, [*begin, *command], {**environment, **more})]
         else:
             jobs = [

@@ -3,7 +3,8 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mpi_workers import MPIWorkers, installed
+from mpi_workers import MPIWorkers
+from mpis import installed
 
 pytestmark = pytest.mark.timeout(300)
 

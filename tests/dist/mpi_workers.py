@@ -32,7 +32,7 @@ class Library:
 USUAL = ("Open MPI", "MPICH wheel")
 
 _OWN = Path(__file__).resolve().parents[2] / ".mpi"  # of `make mpi`
-_AS_ROOT = {
+AS_ROOT = {  # without which Open MPI does not run as root
     f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}": "1" for prefix in ("OMPI", "PRTE") for suffix in ("", "_CONFIRM")
 }
 _KNOWN = [
@@ -60,7 +60,7 @@ class MPIWorkers(Workers):
         log = (folder / "log").open("w+b")
         environment = {
             **os.environ,
-            **_AS_ROOT,
+            **AS_ROOT,
             "TIMEOUT_S": str(self._timeout_s),
             "OMP_NUM_THREADS": "1",
         }

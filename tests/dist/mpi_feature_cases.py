@@ -156,6 +156,16 @@ def mpi_premultiplied(factor: float) -> Any:
     return [whole.tolist(), part.item()]
 
 
+def mpi_sparse() -> Any:
+    """An entry of each worker's own, which gives it twice, and one that all have; the last worker has none at all."""
+    rank, n = dist.get_rank(), dist.get_world_size()
+    indices = [[rank, rank, n]] if rank < n - 1 else [[]]
+    values = torch.ones(len(indices[0]), 2)
+    tensor = torch.sparse_coo_tensor(torch.tensor(indices, dtype=torch.int64), values, (n + 1, 2))
+    dist.all_reduce(tensor)
+    return tensor.to_dense()[:, 0].tolist()
+
+
 def mpi_barrier() -> Any:
     """When each worker came to it, and when it went on. The last comes late."""
     time.sleep(0.1 * dist.get_rank())
@@ -236,6 +246,27 @@ def mpi_batch() -> Any:
     for each in dist.batch_isend_irecv([*sends, *(dist.P2POp(dist.irecv, came[each], each) for each in others)]):
         each.wait()
     return {each: tensor.tolist() for each, tensor in came.items()}
+
+
+def mpi_large(form: str) -> Any:
+    """More than 2^31 bytes, of which a few are not zero: those, and how many others aren't either."""
+    n_bytes = (1 << 31) + 5
+    marks = [0, 1 << 30, (1 << 31) - 1, 1 << 31, n_bytes - 1]
+    found = mine = torch.zeros(n_bytes, dtype=torch.uint8)
+    mine[marks] = torch.arange(1, 6, dtype=torch.uint8) + 10 * dist.get_rank()
+    match form:
+        case "all_reduce":
+            dist.all_reduce(mine)
+        case "broadcast":
+            dist.broadcast(mine, 1)
+        case "all_gather":
+            found = torch.empty(dist.get_world_size() * n_bytes, dtype=torch.uint8)
+            dist.all_gather_into_tensor(found, mine)
+        case "send" if dist.get_rank() == 0:
+            dist.send(mine, 1)
+        case "send":
+            dist.recv(mine, 0)
+    return [[each[marks].tolist(), int(each.count_nonzero()) - len(marks)] for each in found.split(n_bytes)]
 
 
 # --- training ---
@@ -361,11 +392,13 @@ def mpi_timeouts(seconds: float) -> Any:
     calls = {
         "asynchronous": lambda group: dist.all_reduce(few, group=group, async_op=True).wait(),
         "large": lambda group: dist.all_reduce(many, group=group),
+        "barrier": lambda group: dist.barrier(group),
         "the wait alone": lambda group: dist.all_reduce(few, group=group, async_op=True).wait(limit),
         "receive": lambda group: dist.irecv(few, dist.get_world_size() - 1, group=group).wait(limit),
     }
     minutes = timedelta(minutes=5)
-    groups = {name: dist.new_group(timeout=limit if name in ("asynchronous", "large") else minutes) for name in calls}
+    by_call = ("the wait alone", "receive")
+    groups = {name: dist.new_group(timeout=minutes if name in by_call else limit) for name in calls}
     found = {}
     for name, call in calls.items() if dist.get_rank() < dist.get_world_size() - 1 else ():
         start = time.monotonic()

@@ -15,6 +15,8 @@ from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # as pytest has it, for a worker
+
 from fork_server import START_S, Worker, work
 from mpis import AS_ROOT, Library
 from spawn import Workers
@@ -76,7 +78,6 @@ class _Job:
 def main(address: str) -> None:
     from distdl.comm.world import detect
 
-    sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
     world = detect()
     assert world is not None
     session: Any = Client(address, "AF_UNIX")

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distdl.comm import mpi_library as library
-from distdl.comm.mpi import moves, staging
+from distdl.comm.mpi import moves, sparse, staging
 from distdl.comm.mpi.arithmetic import Op, reduction
 from distdl.comm.mpi.moves import Comm
 from distdl.comm.mpi.work import Line, PointToPoint, Work, one_of, sleep_until, timed_out
@@ -103,7 +103,9 @@ class MPIGroup(dist.ProcessGroup):
 
     def allreduce(self, tensors: Sequence[Tensor] | Tensor, opts: Any = None) -> Work:
         every = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-        reductions = [reduction(_op(opts), each.dtype) for each in every]
+        reductions = [sparse if each.is_sparse else reduction(_op(opts), each.dtype) for each in every]
+        if sparse in reductions and _op(opts) != Op.SUM:
+            raise ValueError("sparse tensors have no reduction but the sum")
 
         def run(host: list[Tensor]) -> None:
             for each, how in zip(host, reductions):
@@ -201,6 +203,11 @@ class MPIGroup(dist.ProcessGroup):
 
         return self._start("all_gather", run, [*every, *parts], every, opts, _n_bytes(every))
 
+    def allgather_coalesced(
+        self, by_rank: Sequence[Sequence[Tensor]], parts: Sequence[Tensor], opts: Any = None
+    ) -> Work:
+        return self.allgather(list(zip(*by_rank)), parts, opts)
+
     def gather(self, lists: Sequence[Sequence[Tensor]], parts: Sequence[Tensor], opts: Any) -> Work:
         every = list(lists[0]) if lists else []
 
@@ -256,7 +263,7 @@ class MPIGroup(dist.ProcessGroup):
         return self._start("all_to_all", run, [*received, *sent], received, opts, _UNKNOWN)
 
     def barrier(self, opts: Any = None) -> Work:
-        return self._start("barrier", lambda host: self._comm.Barrier(), [], [], opts)
+        return self._start("barrier", lambda host: None, [], [], opts, _UNKNOWN)
 
     # Names that torch 2.11 and 2.12 call them by.
     _allgather_base = all_gather_single

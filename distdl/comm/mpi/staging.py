@@ -1,4 +1,4 @@
-"""Tensors as MPI takes them: contiguous, in the host's memory. What is so already is not copied."""
+"""Tensors as MPI takes them: contiguous, in the host's memory. What is so already is not copied, nor what is sparse."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 def to_host(tensor: Tensor, is_read: bool) -> Tensor:
-    """Flat. `is_read`: with its values; else only room for them."""
+    """Flat, unless it is sparse. `is_read`: with its values; else only room for them."""
+    if tensor.is_sparse:
+        return tensor.cpu()
     if tensor.device.type == "cpu" and tensor.is_contiguous():
         return tensor.detach().view(-1)
     if is_read and tensor.device.type == "cpu":
@@ -22,6 +24,10 @@ def to_host(tensor: Tensor, is_read: bool) -> Tensor:
 
 def from_host(host: Tensor, tensor: Tensor) -> None:
     """Back, if it was a copy."""
+    if tensor.is_sparse:
+        if host is not tensor:
+            tensor.copy_(host)
+        return
     if host.data_ptr() != tensor.data_ptr() or host.device != tensor.device:
         tensor.detach().copy_(host.view(tensor.shape))
 

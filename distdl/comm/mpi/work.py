@@ -133,7 +133,7 @@ def one_of(timeout: timedelta | None, usual: timedelta) -> timedelta:
 
 
 def timed_out(name: str, limit: timedelta) -> Exception:
-    return dist.DistBackendError(f"Timed out after {limit.total_seconds():g} s in {name}")
+    return dist.DistBackendError(f"{name} over MPI: Timed out after {limit.total_seconds():g} s")
 
 
 class Line:

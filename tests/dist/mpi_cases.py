@@ -170,13 +170,3 @@ def _wrong(against: str, found: list[Tensor], expected: list[Tensor]) -> list[st
     assert len(found) == len(expected)
     pairs = zip(found, expected)
     return [f"{a.tolist()} for {b.tolist()} ({against})" for a, b in pairs if not torch.equal(a, b)]
-
-
-def mpi_sum_of_some(n: int) -> float | None:
-    """The first sum of the job, of the first `n` workers alone."""
-    group = dist.new_group(list(range(n)))
-    if dist.get_rank() >= n:
-        return None
-    one = torch.ones(1)
-    dist.all_reduce(one, group=group)
-    return one.item()

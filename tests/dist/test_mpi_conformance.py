@@ -3,10 +3,8 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mpi_workers import MPIWorkers
-from mpis import installed
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.needs("mpi")]
 
 FLOATS = ["float32", "float64", "bfloat16", "float16"]
 WHOLE = ["int8", "int16", "int32", "int64", "uint8", "bool"]
@@ -63,9 +61,3 @@ def test_moves(mpi_workers, n_workers, form, dtype, shape, layout, is_async, see
     )
 
     assert wrong == [[]] * n_workers
-
-
-@pytest.mark.skipif(not installed(), reason="there is no MPI here")
-def test_the_first_sum_of_a_job_may_be_one_of_some_workers():
-    with MPIWorkers(3, installed()[0], timeout_s=20) as workers:
-        assert workers.run("mpi_sum_of_some", n=2) == [2, 2, None]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from mpi_workers import MPIWorkers
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.needs("mpi")]
 
 @pytest.fixture(scope="module")
 def new_workers(mpi) -> Iterator[MPIWorkers]:

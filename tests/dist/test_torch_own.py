@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch_own
-from mpi_workers import AS_ROOT
+from mpis import AS_ROOT
 
 EXPECTED = Path(__file__).parents[2] / "benchmarks/results/comm/mpi_torch_tests.txt"
 

@@ -228,7 +228,7 @@ def _end_unless_all_are_well(comm: Any, is_well: bool) -> None:
 
 def main() -> None:
     import torch
-    from mpi_workers import AS_ROOT, installed
+    from mpis import AS_ROOT, installed
 
     parser = argparse.ArgumentParser()
     parser.add_argument("path", type=Path)

@@ -112,7 +112,7 @@ class Reduction:
         n = -(-tensor.numel() // comm.size)
         sent = tensor
         if n * comm.size != tensor.numel():
-            sent = torch.zeros(n * comm.size, dtype=self.dtype)
+            sent = tensor.new_zeros(n * comm.size)
             sent[: tensor.numel()] = tensor
         received = torch.empty_like(sent)
         moves.all_to_all(comm, received, sent)

@@ -193,7 +193,7 @@ class MPIGroup(dist.ProcessGroup):
             for number, part in enumerate(host[len(every) :]):
                 tensors = host[number * size : (number + 1) * size]
                 n_rows = [each.numel() for each in tensors]
-                whole = torch.empty(sum(n_rows), dtype=part.dtype)
+                whole = part.new_empty(sum(n_rows))
                 if len(set(n_rows)) == 1:
                     moves.all_gather(self._comm, whole, part)
                 else:

@@ -5,6 +5,7 @@ from functools import cache
 from itertools import accumulate
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from distdl.comm import mpi_library as library
@@ -17,7 +18,9 @@ _BLOCK_BYTES = 1 << 30
 
 
 def memory(tensor: Tensor) -> Any:
-    """The memory of a contiguous tensor."""
+    """The memory of a contiguous tensor, to be read or written now."""
+    if tensor.is_cuda:  # for an MPI that is aware of it
+        torch.cuda.current_stream(tensor.device).synchronize()
     return MPI.memory.fromaddress(tensor.data_ptr(), tensor.numel() * tensor.element_size())
 
 

@@ -1,5 +1,9 @@
-"""Tensors as MPI takes them: contiguous, in the host's memory. What is so already is not copied, nor what is sparse."""
+"""Tensors as MPI takes them: contiguous, in the host's memory. What is so already is not copied, nor what is sparse.
 
+With DISTDL_MPI_CUDA_AWARE=1 those on a device stay there: it is the user who knows that the MPI can take them.
+"""
+
+import os
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -7,16 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_IS_CUDA_AWARE = os.environ.get("DISTDL_MPI_CUDA_AWARE") == "1"
+
 
 def to_host(tensor: Tensor, is_read: bool) -> Tensor:
     """Flat, unless it is sparse. `is_read`: with its values; else only room for them."""
     if tensor.is_sparse:
         return tensor.cpu()
-    if tensor.device.type == "cpu" and tensor.is_contiguous():
-        return tensor.detach().view(-1)
-    if is_read and tensor.device.type == "cpu":
-        return tensor.detach().contiguous().view(-1)
-    host = torch.empty(tensor.numel(), dtype=tensor.dtype, pin_memory=tensor.device.type != "cpu")
+    if tensor.device.type == "cpu" or _IS_CUDA_AWARE:
+        if is_read or tensor.is_contiguous():
+            return tensor.detach().contiguous().view(-1)
+        return tensor.new_empty(tensor.numel())
+    host = torch.empty(tensor.numel(), dtype=tensor.dtype, pin_memory=True)
     if is_read:
         host.view(tensor.shape).copy_(tensor.detach())
     return host

@@ -7,6 +7,7 @@ import operator
 import os
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -385,8 +386,8 @@ def _ranks() -> list[int]:
 
 
 def mpi_timeouts(seconds: float) -> Any:
-    """Collectives that the last worker does not come to: what each raises, and after how long. They are all broken
-    afterwards."""
+    """Collectives that the last worker does not come to: what each raises, after how long, and what the next one of its
+    group does. They are all broken afterwards."""
     limit = timedelta(seconds=seconds)
     few, many = torch.ones(4), torch.ones(1 << 18)
     calls = {
@@ -402,10 +403,17 @@ def mpi_timeouts(seconds: float) -> Any:
     found = {}
     for name, call in calls.items() if dist.get_rank() < dist.get_world_size() - 1 else ():
         start = time.monotonic()
-        try:
-            call(groups[name])
-            error = "nothing"
-        except dist.DistBackendError as raised:
-            error = str(raised)
+        error = _error(lambda call=call, group=groups[name]: call(group))
         found[name] = [error, time.monotonic() - start]
+        if name not in by_call:
+            found[name].append(_error(lambda group=groups[name]: dist.all_reduce(few, group=group)))
+            dist.destroy_process_group(groups[name])
     return found
+
+
+def _error(call: Callable[[], Any]) -> str:
+    try:
+        call()
+    except dist.DistBackendError as error:
+        return str(error)
+    return "nothing"

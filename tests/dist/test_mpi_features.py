@@ -168,6 +168,8 @@ def test_who_does_not_come_is_not_waited_for_longer_than_allowed(new_workers):
     assert gone == {}
     for found in there:
         assert len(found) == 5
-        for error, seconds in found.values():
+        for error, seconds, *then in found.values():
             assert "Timed out after 0.5 s" in error
             assert 0.4 < seconds < 5
+            assert all("nothing more can be done" in error for error in then)
+        assert sum(len(then) for _, _, *then in found.values()) == 3

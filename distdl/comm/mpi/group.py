@@ -88,10 +88,10 @@ class MPIGroup(dist.ProcessGroup):
         return [torch.device("cpu"), torch.device("cuda")]
 
     def shutdown(self) -> None:
-        """Of all its processes."""
+        """Of all its processes. What hangs is left to hang: the job is to be ended."""
         if self._comm is not None:
-            self._line.close()
-            if not MPI.Is_finalized():
+            self._line.close(self._timeout)
+            if not self._line.is_broken and not MPI.Is_finalized():
                 self._messages.Free()
                 self._comm.Free()
             self._comm = None

@@ -41,6 +41,11 @@ class Work(dist.Work):
         self._lock = threading.Lock()
         self._over: threading.Event | None = None
         self._future: Future[list[Tensor]] | None = None
+        self.line: Line | None = None
+
+    @property
+    def timeout_s(self) -> float:
+        return self._timeout.total_seconds()
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         if not self._is_over:
@@ -57,6 +62,8 @@ class Work(dist.Work):
                 return
             self._over = self._over or threading.Event()
         if not self._over.wait(limit.total_seconds()):
+            if self.line is not None and limit >= self._timeout:  # else somebody looked in for a moment
+                self.line.is_broken = True
             raise timed_out(self._name, limit)
 
     def finish(self, error: BaseException | None = None) -> None:
@@ -137,7 +144,10 @@ def timed_out(name: str, limit: timedelta) -> Exception:
 
 
 class Line:
-    """The operations of one communicator, in the order in which they were given."""
+    """The operations of one communicator, in the order in which they were given.
+
+    `is_broken`: one has timed out. Who comes to it late would meet the next one there, so that no other begins.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -146,15 +156,15 @@ class Line:
         self._changed = threading.Condition()
         self._running = threading.Lock()
         self._thread: threading.Thread | None = None
+        self.is_broken = False
 
     def run(self, work: Work, function: Function) -> Work:
         """Here and now, behind all that was given before."""
-        if self._n_waiting:
+        if self._n_waiting and not self.is_broken:
             with self._changed:
-                self._changed.wait_for(lambda: self._n_waiting == 0)
-        with self._running:
-            error = _run(function)
-        work.finish(error)
+                if not self._changed.wait_for(lambda: self._n_waiting == 0, work.timeout_s):
+                    self.is_broken = True
+        work.finish(self._error_of(function))
         return work
 
     def put(self, work: Work, function: Function) -> Work:
@@ -164,14 +174,16 @@ class Line:
             self._thread.start()
         with self._changed:
             self._n_waiting += 1
+        work.line = self
         self._waiting.put((work, function))
         return work
 
-    def close(self) -> None:
-        """After what was given."""
-        if self._thread is not None:
+    def close(self, timeout: timedelta) -> None:
+        """After what was given, unless something of it hangs."""
+        if self._thread is not None and not self.is_broken:
             self._waiting.put(None)
-            self._thread.join()
+            self._thread.join(timeout.total_seconds())
+            self.is_broken = self._thread.is_alive()
             self._thread = None
 
     def _serve(self) -> None:
@@ -184,13 +196,21 @@ class Line:
         if given is None:
             return False
         work, function = given
-        with self._running:
-            error = _run(function)
+        error = self._error_of(function)
         with self._changed:
             self._n_waiting -= 1
             self._changed.notify_all()
         work.finish(error)
         return True
+
+    def _error_of(self, function: Function) -> BaseException | None:
+        if self.is_broken:
+            return dist.DistBackendError(f"{self._name}: Timed out before, so that nothing more can be done")
+        with self._running:
+            error = _run(function)
+        if isinstance(error, dist.DistBackendError):
+            self.is_broken = True
+        return error
 
 
 def _run(function: Function) -> BaseException | None:

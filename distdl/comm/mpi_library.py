@@ -193,3 +193,9 @@ def abort(code: int) -> None:
     """
     time.sleep(_LAST_WORDS_S)
     load().COMM_WORLD.Abort(code)
+
+
+def finish() -> None:
+    """Before the end of a process, if the order matters: all of them wait for each other. Else it is done at exit."""
+    if is_started():
+        load().Finalize()

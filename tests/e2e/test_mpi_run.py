@@ -200,3 +200,38 @@ def test_without_an_mpirun_there_is_help(place):
 
     assert result.code == 2
     assert "there is no mpirun here" in result.output and "distdl[mpich]" in result.last_line
+
+
+RAISES = """
+if dist.get_rank() == 1:
+    raise ValueError("of rank 1")
+"""
+IS_LATE = """
+if dist.get_rank() == 1:
+    time.sleep(60)
+try:
+    dist.all_reduce(torch.ones(1 << 20))
+except dist.DistBackendError as error:
+    print("caught:", error)
+"""
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("source", "said"), [(RAISES, "ValueError: of rank 1"), (IS_LATE, "caught: all_reduce over MPI: Timed out")]
+)
+def test_a_script_that_can_not_end_with_the_others_ends_them(place, library, source, said):
+    script = f"""
+import time, datetime, torch, torch.distributed as dist
+import distdl.comm.mpi
+distdl.comm.mpi.init_process_group(datetime.timedelta(seconds=2))
+{source}
+if dist.get_rank() == 0 and "Timed out" not in {said!r}:
+    dist.all_reduce(torch.ones(1))
+"""
+    launcher = [*library.mpirun, "-n", "2", sys.executable, "-c", script]
+
+    result = place.run(launcher=launcher, deadline=40, **AS_ROOT)
+
+    assert result.code == 1, result.output
+    assert said in result.output

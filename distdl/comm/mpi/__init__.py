@@ -9,6 +9,7 @@ It is registered as `distdl_mpi`, and `mpi://` as a way to meet, also for other 
 `dist.init_process_group("gloo", init_method="mpi://")`. If one process fails by an exception, the whole job ends.
 """
 
+import atexit
 import contextlib
 import sys
 from datetime import timedelta
@@ -21,6 +22,7 @@ from distdl.comm import ending
 from distdl.comm import mpi_library as library
 from distdl.comm.mpi import rendezvous
 from distdl.comm.mpi.group import NAME, MPIGroup
+from distdl.comm.mpi.work import Line
 from distdl.errors import EXIT_BUG
 
 __all__ = ["NAME", "MPIGroup", "init_process_group"]
@@ -47,6 +49,12 @@ def _create(options: Any, backend_options: Any = None) -> MPIGroup:
     return MPIGroup(comm, options.store, options.timeout)
 
 
+def _end_what_hangs() -> None:
+    """At the end of a process that has gone on after a collective that the others did not come to: nor do they now."""
+    if any(line.is_broken for line in Line.every):
+        ending.without_the_others(EXIT_BUG)
+
+
 def _end_the_job(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """MPI's processes wait for each other at their end, and so for ever for one that is stuck with the others."""
     with contextlib.redirect_stderr(sys.__stderr__):  # torch's hook, around this one, would print it afterwards
@@ -54,10 +62,11 @@ def _end_the_job(kind: type[BaseException], error: BaseException, traceback: Tra
     ending.without_the_others(EXIT_BUG)
 
 
-rendezvous.settle()
-library.has_a_core_each()  # which all processes have to ask at once
 dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu", "cuda"])
 dist.register_rendezvous_handler("mpi", rendezvous.serve)
+library.has_a_core_each()  # which all processes have to ask at once
 _previous_hook = sys.excepthook
 if library.place()[1] > 1:
+    rendezvous.settle()
+    atexit.register(_end_what_hangs)
     sys.excepthook = _end_the_job

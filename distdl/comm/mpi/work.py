@@ -8,9 +8,10 @@ import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -149,7 +150,10 @@ class Line:
     `is_broken`: one has timed out. Who comes to it late would meet the next one there, so that no other begins.
     """
 
+    every: ClassVar["weakref.WeakSet[Line]"] = weakref.WeakSet()  # that there is
+
     def __init__(self, name: str) -> None:
+        Line.every.add(self)
         self._name = name
         self._waiting: queue.SimpleQueue[tuple[Work, Function] | None] = queue.SimpleQueue()
         self._n_waiting = 0

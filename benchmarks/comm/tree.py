@@ -1,6 +1,7 @@
 """dist.reduction: tree - the same bits on any number of workers, and what they cost.
 
     python benchmarks/comm/tree.py bits [--steps 200]    `distdl hash` on 1 to 8 workers, and killed: 4, 2, 3, 8, 1
+    python benchmarks/comm/tree.py bits --mnist FOLDER   over gloo and MPI, also in turn, on its four files
     python benchmarks/comm/tree.py cost [--rounds 12]    the step beside that of reduction: fast, 4 workers
 
 The network of `bits` has batch norm and dropout; its run crops and flips the digits at random, mixes them (mixup),
@@ -74,34 +75,42 @@ RUN = {
 # --- bits ---
 
 
-def bits(n_steps):
+def bits(n_steps, mnist):
+    """`mnist`: the folder of its files, for runs over gloo and MPI; None: the digits, over gloo."""
+    libraries = ("gloo", "mpi") if mnist else ("gloo",)
+    numbers = (1, 2, 3, 4) if mnist else (1, 2, 3, 4, 6, 8)
+    chain = [("mpi", 4), ("gloo", 2), ("mpi", 3), ("mpi", 2)] if mnist else [("gloo", n) for n in (4, 2, 3, 8)]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         (place / "network.py").write_text(NETWORK)
         config = {**RUN, "train": {**RUN["train"], "steps": n_steps}}
+        if mnist:  # as large as the digits, which the network is made for
+            for each in config["data"].values():
+                each["transforms"] = [{"resize": 8}, *each["transforms"]]
         (place / "run.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        distdl(place, "data", "pack", "digits", "digits")
+        distdl(place, "data", "pack", *(("idx", mnist.resolve()) if mnist else ("digits",)), "digits")
         found = {}
-        for n in (1, 2, 3, 4, 6, 8):
-            distdl(place, "train", "run.yaml", "--nproc", n, "--name", f"on-{n}")
-            found[f"{n} workers"] = weights_hash(place, f"on-{n}")
-            print(f"{found[f'{n} workers']}  {n} workers", flush=True)
-        chain = [4, 2, 3, 8]
-        for number, n in enumerate(chain, start=1):
-            step = kill_after(place, n, number * n_steps // (len(chain) + 1))
-            print(f"killed on {n} workers after step {step}", flush=True)
-        distdl(place, "train", "run.yaml", "--nproc", 1, "--name", "killed", "--resume")
-        found["killed 4 -> 2 -> 3 -> 8 -> 1"] = weights_hash(place, "killed")
-        print(f"{found['killed 4 -> 2 -> 3 -> 8 -> 1']}  killed 4 -> 2 -> 3 -> 8 -> 1", flush=True)
+        for library, n in ((library, n) for library in libraries for n in numbers):
+            name = f"{n} workers, {library}"
+            distdl(place, "train", "run.yaml", "--backend", library, "--nproc", n, "--name", f"{library}-{n}")
+            found[name] = weights_hash(place, f"{library}-{n}")
+            print(f"{found[name]}  {name}", flush=True)
+        for number, (library, n) in enumerate(chain, start=1):
+            step = kill_after(place, library, n, number * n_steps // (len(chain) + 1))
+            print(f"killed on {n} workers over {library} after step {step}", flush=True)
+        distdl(place, "train", "run.yaml", "--backend", "gloo", "--nproc", 1, "--name", "killed", "--resume")
+        name = f"killed {' -> '.join(f'{library} {n}' for library, n in [*chain, ('gloo', 1)])}"
+        found[name] = weights_hash(place, "killed")
+        print(f"{found[name]}  {name}", flush=True)
         top1 = [json.loads(line) for line in (place / "runs/killed/metrics.jsonl").read_text().splitlines()]
         print("top1", [row["top1"] for row in top1 if row["kind"] == "eval"][-1])
     print("all equal" if len(set(found.values())) == 1 else "NOT EQUAL")
     return {"steps": n_steps, "equal": len(set(found.values())) == 1, "hashes": found}
 
 
-def kill_after(place, n, step):
+def kill_after(place, library, n, step):
     """Trains on with `n` workers, and kills them once the step is logged; returns the last one that was."""
-    process = start(place, "train", "run.yaml", "--nproc", n, "--name", "killed", "--resume")
+    process = start(place, "train", "run.yaml", "--backend", library, "--nproc", n, "--name", "killed", "--resume")
     metrics = place / "runs/killed/metrics.jsonl"
     while last_step(metrics) < step:
         if process.poll() is not None:
@@ -223,12 +232,13 @@ def main():
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--mnist", type=Path, metavar="FOLDER")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if arguments.worker:
         cost_worker(json.loads(arguments.worker))
         return
-    found = bits(arguments.steps) if arguments.what == "bits" else cost(arguments.rounds)
+    found = bits(arguments.steps, arguments.mnist) if arguments.what == "bits" else cost(arguments.rounds)
     if arguments.out:
         command = " ".join(sys.argv)
         arguments.out.write_text(json.dumps({"command": command, "torch": torch.__version__, **found}, indent=1))

@@ -363,7 +363,8 @@ def test_a_worker_that_is_killed_in_mid_fetch_leaves_a_cache_that_can_be_used(we
     assert read_all(web.url, str(tmp_path), str(corpus))
 
     n_chunks = N_SHARDS * -(-(corpus / "000000.tar").stat().st_size // CHUNK)
-    assert 0 < sum(requests_of_chunks(web).values()) <= n_chunks - n_there, "what was there is not fetched again"
+    # Each once for all that is missing; what the victim asked for last may be counted as well.
+    assert 0 < len(requests_of_chunks(web)) <= n_chunks - n_there, "what was there is not fetched again"
     assert not list((tmp_path / "distdl-shards").glob("[!.]*.part"))  # half an index is swept after an hour
 
 

@@ -61,7 +61,7 @@ def train(arguments: Arguments) -> int:
 
         spares.wait_at_gate()
     worker.tell_of_oneself()
-    world = detect()
+    world = detect(backend=arguments.backend)
     if worker.is_supervised():
         folder = RunFolder(Path(os.environ["DISTDL_RUN_FOLDER"]))
         return _work(arguments, load(folder.config).config, world or WorldInfo(), folder.path, folder, worker.fence())

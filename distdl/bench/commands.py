@@ -62,7 +62,7 @@ def step(arguments: Arguments) -> int:
     image_shape = _image_shape(arguments.image) if arguments.image else None
     config = load(arguments.config, arguments.overrides).config
     trust.check_file(arguments.config, config)
-    world = detect()
+    world = detect(backend=config.dist.backend)
     if world is None and arguments.nproc > 1:
         return _start_workers(arguments.nproc, config.dist.backend)
     from distdl.bench.step import measure, report
@@ -85,7 +85,7 @@ def comm(arguments: Arguments) -> int:
     worker.tie_to_supervisor()
     worker.tell_of_oneself()
     wanted = _wanted(arguments)
-    world = detect()
+    world = detect(backend=wanted.backend)
     nproc = arguments.nproc
     if nproc is None:
         nproc = 1 if wanted.backend in ("gloo", "mpi") else local_devices()

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from distdl.comm import mpi_alias
+from distdl.comm import mpi_alias, slurm
 from distdl.errors import UserError
 
 _OPEN_MPI = ("orterun", "orted", "prterun", "prted", "prte")
@@ -22,7 +22,7 @@ _NAMES = {_OPEN_MPI: ("libmpi.so.40",), _MPICH: ("libmpi.so.12", "libmpich.so.12
 _FOLDERS = ("lib", "lib64", "lib/release", f"lib/{sysconfig.get_config_var('MULTIARCH')}")
 _LAST_WORDS_S = 1.0
 # The variables by which launchers of MPI tell a process that it is one of several.
-_LAUNCHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "SLURM_NTASKS": "srun"}
+_LAUNCHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec"}
 _CHOICE = ("MPI4PY_LIBMPI", "MPI4PY_MPIABI")  # the user's
 
 
@@ -67,12 +67,17 @@ def is_started() -> bool:
 
 def started_by(environment: Mapping[str, str]) -> tuple[str, int] | None:
     """The launcher of MPI that has started this process among others, and how many there are."""
+    if slurm.is_one_of_several(environment):
+        return ("srun", int(environment["SLURM_STEP_NUM_TASKS"])) if _has_pmi(environment) else None
     for variable, launcher in _LAUNCHERS.items():
         n = environment.get(variable, "")
-        in_batch_script = variable == "SLURM_NTASKS" and "SLURM_STEP_ID" not in environment
-        if n.isdigit() and int(n) > 1 and not in_batch_script:
+        if n.isdigit() and int(n) > 1:
             return launcher, int(n)
     return None
+
+
+def _has_pmi(environment: Mapping[str, str]) -> bool:
+    return any(name.startswith(("PMI_", "PMIX_")) for name in environment)
 
 
 def of_launcher(proc: Path = Path("/proc")) -> Path | None:
@@ -136,12 +141,12 @@ def check(mpi: Any, size: int, environment: Mapping[str, str]) -> None:
 
 def _check_srun(environment: Mapping[str, str]) -> None:
     """Before MPI starts: Open MPI would end the process."""
-    started = started_by(environment)
-    if started and started[0] == "srun" and not any(name.startswith(("PMI_", "PMIX_")) for name in environment):
+    if slurm.is_one_of_several(environment) and not _has_pmi(environment):
         raise UserError(
-            f"srun started {started[1]} processes, but not as those of an MPI job",
+            f"srun started {environment['SLURM_STEP_NUM_TASKS']} processes, but not as those of an MPI job",
             where="MPI",
-            fix="Say srun --mpi=pmix (Open MPI) or --mpi=pmi2 (MPICH, Intel MPI); srun --mpi=list says what there is.",
+            fix="Say srun --mpi=pmix (Open MPI) or --mpi=pmi2 (MPICH, Intel MPI); srun --mpi=list says what there is. "
+            "Without MPI (dist.backend: auto, gloo or nccl) a plain srun will do.",
         )
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from distdl import models, registry
 from distdl.comm import reduction as reductions
-from distdl.comm import tree
+from distdl.comm import slurm, tree
 from distdl.comm.reduction import Reduction
 from distdl.comm.status import Status
 from distdl.comm.world import WorldInfo
@@ -278,14 +278,17 @@ def pick_device(
             where=where,
             fix=f"Is this PyTorch a CUDA build, and does nvidia-smi list a GPU? Or use {cpu}.",
         )
-    if world.local_rank >= torch.accelerator.device_count():
+    n_devices = torch.accelerator.device_count()
+    # srun may give each task a device of its own, the only one that it sees.
+    index = 0 if n_devices == 1 and slurm.is_one_of_several(os.environ) else world.local_rank
+    if index >= n_devices:
         raise UserError(
-            f"worker {world.local_rank} has no device: this host has {torch.accelerator.device_count()}",
+            f"worker {world.local_rank} has no device: this host has {n_devices}",
             where=world.host,
             fix=f"Start as many workers as there are devices, or use {cpu}.",
         )
-    torch.accelerator.set_device_index(world.local_rank)
-    return torch.device(accelerator.type, world.local_rank)
+    torch.accelerator.set_device_index(index)
+    return torch.device(accelerator.type, index)
 
 
 def n_threads(config: TrainConfig, world: WorldInfo, *, is_tree: bool = False) -> tuple[int, str]:

@@ -28,7 +28,7 @@ def library(thread_level=3):
     [
         ({"OMPI_COMM_WORLD_SIZE": "4"}, "mpirun"),
         ({"PMI_SIZE": "4"}, "mpiexec"),
-        ({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}, "srun"),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_ID": "0", "PMIX_RANK": "1"}, "srun"),
     ],
 )
 def test_processes_that_mpi_does_not_know_of_are_refused_before_each_trains_alone(environment, launcher):
@@ -69,7 +69,7 @@ def test_without_mpi4py_it_says_who_has_started_what(monkeypatch):
 
 def test_processes_that_srun_has_not_joined_are_refused_before_mpi_ends_them(monkeypatch):
     pytest.importorskip("mpi4py")
-    monkeypatch.setattr(os, "environ", {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"})
+    monkeypatch.setattr(os, "environ", {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_ID": "0"})
 
     with pytest.raises(UserError, match="srun started 4 processes, but not as those of an MPI job") as caught:
         mpi_library.load()

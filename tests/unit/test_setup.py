@@ -155,6 +155,19 @@ def test_a_worker_without_a_device_of_its_own_is_refused(monkeypatch):
         setup.pick_device("auto", WorldInfo(local_rank=1, world_size=2))
 
 
+@pytest.mark.parametrize("n_devices, index", [(1, 0), (4, 1)])
+def test_a_task_of_srun_takes_the_only_device_that_it_sees_else_that_of_its_place(monkeypatch, n_devices, index):
+    taken = []
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: n_devices)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", taken.append)
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+
+    assert setup.pick_device("auto", WorldInfo(local_rank=1, world_size=4)) == torch.device("cuda", index)
+    assert taken == [index]
+
+
 def test_batches_that_grow_shorten_the_run_and_a_resumed_one_knows_it(build):
     growth = {"train.steps": None, "train.epochs": 3, "train.batch_growth": {"epochs": [1, 2], "factor": 2}}
 

@@ -1,4 +1,4 @@
-"""Who am I among the workers: torchrun's variables; what MPI knows is tested in test_mpi_library.py."""
+"""Who am I among the workers: torchrun's variables; MPI's and Slurm's: test_mpi_library.py and test_slurm.py."""
 
 import pytest
 
@@ -43,8 +43,9 @@ def test_variables_that_clash_are_the_users_mistake(changed, what):
     "environment",
     [
         {"OMPI_COMM_WORLD_SIZE": "1"},
-        {"SLURM_NTASKS": "1", "SLURM_STEP_ID": "0"},
+        {"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "0"},
         {"SLURM_NTASKS": "4"},  # a batch script: it has the allocation of four tasks, but is one process
+        {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "4294967290"},  # a shell of salloc's
     ],
 )
 def test_one_process_of_another_launcher_is_just_a_process(environment):

@@ -6,7 +6,6 @@ variables set.
 
 import os
 import secrets
-import socket
 import sys
 from collections.abc import Iterator, MutableMapping
 from datetime import timedelta
@@ -18,7 +17,7 @@ import torch.distributed as dist
 from distdl.comm import interface, world
 from distdl.comm import mpi_library as library
 from distdl.errors import UserError
-from distdl.net import choose, netlink, probe
+from distdl.net import choose, netlink, port, probe
 
 MPI = library.load()
 
@@ -31,9 +30,9 @@ def serve(url: str, timeout: timedelta = timedelta(minutes=30), **_: Any) -> Ite
     address, store = address_of_rank_0(), None
     if info.rank == 0:
         store = dist.TCPStore(address, 0, info.world_size, is_master=True, timeout=timeout, wait_for_workers=False)
-    host, port = comm.bcast((address, store.port) if store else None)
+    host, number = comm.bcast((address, store.port) if store else None)
     if store is None:
-        store = dist.TCPStore(host, port, info.world_size, is_master=False, timeout=timeout, wait_for_workers=False)
+        store = dist.TCPStore(host, number, info.world_size, is_master=False, timeout=timeout, wait_for_workers=False)
     yield store, info.rank, info.world_size
     raise RuntimeError("mpi:// meets once: the processes of an MPI job stay the same")
 
@@ -81,21 +80,9 @@ def settle(environment: MutableMapping[str, str] = os.environ) -> None:
     first_of_host = [rank for rank, local in enumerate(comm.allgather(info.local_rank)) if local == 0]
     environment.setdefault("GROUP_RANK", str(first_of_host.index(library.first_of_host())))
     address = address_of_rank_0()
-    place = _reserve(address) if info.rank == 0 and "MASTER_ADDR" not in environment else None
+    place = (address, str(port.reserve(address))) if info.rank == 0 and "MASTER_ADDR" not in environment else None
     if place := comm.bcast(place):
         environment["MASTER_ADDR"], environment["MASTER_PORT"] = place
     for warning in interface.settle(info, environment):
         if info.local_rank == 0:
             print(f"warning: {info.host}: {warning}", file=sys.stderr)
-
-
-def _reserve(address: str) -> tuple[str, str]:
-    """An address and a port that nobody else is given. The store may listen there, for this socket never does."""
-    global _reserved
-    _reserved = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-    _reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    _reserved.bind((address, 0))
-    return address, str(_reserved.getsockname()[1])
-
-
-_reserved: socket.socket | None = None

@@ -5,7 +5,6 @@ Each command is a function that takes the parsed arguments and returns the exit 
 
 import argparse
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -28,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.command(arguments)
     except (UserError, ProcessLost) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the others of its host have read the same config
+            print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_BUG
     except BrokenPipeError:  # the reader of our output has seen enough, as in `distdl zoo | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -50,7 +50,7 @@ def train(arguments: Arguments) -> int:
     from distdl.config import load
     from distdl.launch import spares, worker
     from distdl.launch.plan import check_number_of_workers
-    from distdl.run import trust
+    from distdl.run import names, trust
     from distdl.run.folder import RunFolder, runs_root
     from distdl.run.open import open_run
     from distdl.trainer.profile import Profile
@@ -75,7 +75,7 @@ def train(arguments: Arguments) -> int:
         Profile.parse(arguments.profile)
     config = load(arguments.config, _overrides(arguments)).config
     trust.check_file(arguments.config, config)
-    path = runs_root() / _run_name(arguments)
+    path = runs_root() / names.of_run(arguments.config, arguments.name)
     if world is not None:
         return _work(arguments, config, world, path, None, None)
 
@@ -130,15 +130,6 @@ def _work(arguments: Arguments, config: Any, world: Any, path: Path, opened: Any
 def _overrides(arguments: Arguments) -> list[str]:
     backend = [f"dist.backend={arguments.backend}"] if arguments.backend else []
     return [*arguments.overrides, *backend]
-
-
-def _run_name(arguments: Arguments) -> str:
-    name = Path(arguments.config).stem if arguments.name is None else arguments.name
-    if not re.fullmatch(r"[\w][\w.+=-]{0,99}", name):
-        raise UserError(
-            f"'{name}' can't be the name of a folder below runs/", fix="Use up to 100 letters, digits and . _ - + ="
-        )
-    return name
 
 
 def _number_of_workers(arguments: Arguments, device: str) -> int:
@@ -277,6 +268,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"distdl {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_train(commands)
+    _add_submit(commands)
     _add_data(commands)
     _add_bench(commands)
 
@@ -377,6 +369,15 @@ def _add_train(commands: Any) -> None:
     _trust_plugins(command)
     command.add_argument("-v", "--verbose", action="count", default=0, help="more on the screen")
     command.add_argument("-q", "--quiet", action="count", default=0, help="evaluations, warnings and the end only")
+
+
+def _add_submit(commands: Any) -> None:
+    from distdl.launch.slurm import submit
+
+    command = _add(commands, "submit", submit.submit, "train what a config describes, as a job of Slurm's")
+    _config_and_overrides(command)
+    submit.add_arguments(command)
+    _trust_plugins(command)
 
 
 def _add_data(commands: Any) -> None:

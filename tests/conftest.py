@@ -14,6 +14,7 @@ import hypothesis
 import mpis
 import namespaces
 import pytest
+import slurm_cluster
 
 from distdl.data import native
 
@@ -22,6 +23,7 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _HAS = {
     "namespaces": lambda: namespaces.are_possible(),
     "mpi": lambda: mpis.are_tested(),
+    "slurm": lambda: slurm_cluster.is_possible() and namespaces.are_possible(),
     "data": lambda: bool(os.environ.get("DISTDL_DATA")),
     "root": lambda: os.geteuid() == 0,
     "gpu": lambda: any(Path("/dev").glob("nvidia[0-9]*")),
@@ -34,6 +36,7 @@ _LACK = {
     "namespaces": "network namespaces can't be made: that takes root with CAP_SYS_ADMIN, and iproute2",
     "libraries": "neither torchvision nor timm in .libraries, where `make test` puts them",
     "mpi": "no Open MPI and MPICH, which `make mpi` installs",
+    "slurm": "no Slurm, which `make slurm` installs as root, or no network namespaces",
     "data": "DISTDL_DATA does not name a folder with the real datasets",
     "root": "not root",
     "gpu": "no CUDA device",

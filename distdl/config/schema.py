@@ -20,6 +20,7 @@ from pydantic import (
 
 from distdl import registry
 from distdl.config import addresses
+from distdl.config.cluster import SlurmConfig
 from distdl.config.sources import SplitConfig, TrainSplitConfig
 from distdl.config.values import (
     REQUIRED,
@@ -461,6 +462,7 @@ class Config(Section):
     dist: DistConfig = key(DistConfig(), "how workers exchange gradients")
     checkpoint: CheckpointConfig = key(CheckpointConfig(), "what is kept")
     track: TrackConfig = key(TrackConfig(), "where metrics go besides metrics.jsonl")
+    slurm: SlurmConfig = key(SlurmConfig(), "how `distdl submit` makes a job of it", free=True)
     plugins: list[str] = key(
         [], "Python files with networks, tasks, transforms, ... of one's own; relative to this file"
     )

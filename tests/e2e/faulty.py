@@ -79,7 +79,7 @@ def _arm(network, fault, pids):
 
 def _strike(whom, pids):
     workers = {int(path.name): int(path.read_text()) for path in pids.iterdir()}
-    supervisor = int(os.environ["DISTDL_SUPERVISOR_PID"])
+    supervisor = int(os.environ.get("DISTDL_SUPERVISOR_PID", os.getpid()))  # srun's tasks have none
     victims = {
         "self": [os.getpid()],
         "rank0": [workers[0]],

@@ -1,0 +1,1 @@
+"""Jobs of Slurm's: the script, and what is kept beside it."""

@@ -1,0 +1,127 @@
+"""The script of a job, as a person would write it: options, setup, one srun, and what follows from its exit code.
+
+What stands in it was checked (distdl/config/cluster.py) or is quoted for the shell: a name, a path or a host list is
+never run by it, nor read as a line of `#SBATCH`. The lines of `slurm.setup` alone are the user's own shell.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distdl.config.cluster import ContainerConfig
+from distdl.errors import EXIT_DONE, EXIT_PREEMPTED, EXIT_USER_ERROR
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One that trains a run, goes on where it was stopped, and ends with the run."""
+
+    run: str  # its name
+    folder: Path  # of this submission, below the run's; absolute
+    working_folder: Path
+    command: str  # that submitted it
+    options: Mapping[str, Any]  # of sbatch
+    srun: Mapping[str, Any] = field(default_factory=dict)
+    setup: Sequence[str] = ()
+    python: str
+    container: ContainerConfig | None = None
+    is_chained: bool = False  # another job follows it, instead of itself
+
+    @property
+    def over(self) -> Path:
+        """Says to the jobs of a chain that nothing is left to do."""
+        return self.folder / "over"
+
+
+def render(job: Job) -> str:
+    parts = [["#!/bin/bash", _comment(job.command)], _options(job)]
+    if job.is_chained:
+        parts.append([f"if [ -e {_q(job.over)} ]; then exit 0; fi  # an earlier job of this chain has come to the end"])
+    if job.setup:
+        parts.append(["# slurm.setup", *job.setup])
+    parts += [_environment(job), _start(job), _end(job)]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def _options(job: Job) -> list[str]:
+    return [f"#SBATCH {option}" for option in map(_option, job.options.items()) if option]
+
+
+def _option(item: tuple[str, Any]) -> str:
+    """`--name=value`, `--name` for true, nothing for false; as Slurm reads it, which takes quotes as a shell does."""
+    name, value = item
+    if value is None or value is False:
+        return ""
+    if value is True:
+        return f"--{name}"
+    text = str(value)
+    return f'--{name}="{text}"' if set(text) & set(" ;#&|()<>*?!{}~^") or not text else f"--{name}={text}"
+
+
+def _environment(job: Job) -> list[str]:
+    code = _q(job.folder / "code")
+    return [
+        "# distdl as it was when this job was submitted",
+        f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONNOUSERSITE=1",
+    ]
+
+
+def _start(job: Job) -> list[str]:
+    srun = ["srun"]
+    if "cpus-per-task" in job.options:  # which srun does not take from the job any more
+        srun.append(_argument(("cpus-per-task", job.options["cpus-per-task"])))
+    srun += [argument for argument in map(_argument, job.srun.items()) if argument]
+    words = [job.python, "-m", "distdl", "train", job.folder / "config.yaml", "--name", job.run, "--resume"]
+    if job.container:
+        words[0] = job.container.python
+        srun += _in_container(job.container, job.working_folder)
+    return [f"{' '.join(srun)} \\", "  " + " ".join(_q(word) for word in words), "code=$?"]
+
+
+def _in_container(container: ContainerConfig, folder: Path) -> list[str]:
+    binds = [str(folder), *container.binds]
+    if container.runtime == "pyxis":
+        mounts = ",".join(bind if ":" in bind else f"{bind}:{bind}" for bind in binds)
+        options = ["container-image", container.image], ["container-mounts", mounts], ["container-workdir", folder]
+        return [f"--{name}={_q(value)}" for name, value in options]
+    words = ["apptainer", "exec", "--nv", "--pwd", folder, *(f"--bind={bind}" for bind in binds), container.image]
+    return [_q(word) for word in words]
+
+
+def _argument(item: tuple[str, Any]) -> str:
+    name, value = item
+    return "" if value is None or value is False else f"--{name}" if value is True else f"--{name}={_q(value)}"
+
+
+def _end(job: Job) -> list[str]:
+    if job.is_chained:
+        return [
+            "case $code in",
+            f"  {EXIT_DONE}) touch {_q(job.over)} ;;  # the run is finished",
+            f"  {EXIT_USER_ERROR}) touch {_q(job.over)} ;;  # a mistake in its config, which stays one",
+            f"  {EXIT_PREEMPTED}) ;;  # stopped and saved: the next job goes on, as after a failure",
+            "esac",
+            'exit "$code"',
+        ]
+    lines = []
+    if not job.options.get("no-requeue"):
+        lines = [
+            f'if [ "$code" -eq {EXIT_PREEMPTED} ]; then  # stopped by a signal or by the clock, and saved',
+            '  scontrol requeue "$SLURM_JOB_ID" && sleep 60  # which ends this script',
+            f"  echo {_q(f'not queued again; to go on: sbatch {_q(job.folder / _NAME)}')}",
+            "fi",
+        ]
+    return [*lines, 'exit "$code"']
+
+
+_NAME = "job.sh"
+
+
+def _comment(text: str) -> str:
+    return f"# {' '.join(text.split())}"
+
+
+def _q(word: object) -> str:
+    return shlex.quote(str(word))

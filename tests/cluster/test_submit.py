@@ -1,0 +1,223 @@
+"""`distdl submit`: jobs that train a run to its end, whatever Slurm does to them meanwhile."""
+
+import re
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.needs("slurm")]
+
+SHORT = {"dist__reduction": "tree", "train__global_batch": 48, "train__steps": 8, "train__eval_every": None}
+STEPS, PACE_S = 60, 0.1
+LONG = {
+    **SHORT,
+    "model__name": "paced:lenet5",
+    "model__args": {"classes": 10, "pace_s": PACE_S},
+    "train__steps": STEPS,
+    "checkpoint__every": 10,
+}
+TWO_BY_TWO = ("--nodes", "2", "--ntasks-per-node", "2")
+
+
+class Submitted:
+    def __init__(self, cluster, place, *arguments, **environment):
+        self.cluster, self.place = cluster, place
+        more = {**place.environment, "OMP_NUM_THREADS": "1", **environment}
+        command = [sys.executable, "-m", "distdl", "submit", *map(str, arguments)]
+        self.done = cluster.run(command, place.path, more)
+        self.code, self.said = self.done.returncode, self.done.stdout + self.done.stderr
+        found = re.search(r"submitted job ([\d,]+):", self.said)
+        self.numbers = found[1].split(",") if found else []
+
+    def wait(self, which=0):
+        assert self.code == 0, self.said
+        return self.cluster.wait(self.numbers[which], 200.0)
+
+    def exit_code(self, which=0):
+        return int(self.cluster.job(self.numbers[which])["ExitCode"].partition(":")[0])
+
+    def restarts(self):
+        return int(self.cluster.job(self.numbers[0])["Restarts"])
+
+    def log(self, which=0, run="run"):
+        return (self.place.path / f"runs/{run}/slurm/{self.numbers[which]}.log").read_text()
+
+    def wait_for_step(self, step, run="run"):
+        metrics = self.place.path / f"runs/{run}/metrics.jsonl"
+        self.cluster.wait_until(
+            lambda: metrics.exists() and metrics.read_text().count('"kind": "train"') >= step, 60.0, f"step {step}"
+        )
+
+
+@pytest.fixture(scope="session")
+def hash_of(tmp_path_factory, corpus, place_of):
+    """Of a run of one worker on this machine that nobody stopped."""
+    known = {}
+
+    def find(config):
+        name = config["train__steps"]
+        if name not in known:
+            there = place_of(tmp_path_factory.mktemp("whole"), corpus)
+            at_once = {"model__args": {"classes": 10, "pace_s": 0}} if config is LONG else {}
+            assert there.run("train", there.config(**{**config, **at_once}), "--nproc", 1).code == 0
+            known[name] = there.hash("run")
+        return known[name]
+
+    return find
+
+
+def test_a_job_trains_to_the_bits_of_a_run_on_one_machine(cluster, place, hash_of):
+    job = Submitted(cluster, place, place.config(**SHORT), *TWO_BY_TWO, "--time", "5")
+
+    assert job.wait() == "COMPLETED", job.log()
+    assert "on 4 workers (cpu, gloo)" in job.log()
+    assert place.hash("run") == hash_of(SHORT)
+    assert f"runs/run/slurm/{job.numbers[0]}.log" in job.said
+    assert f"scancel {job.numbers[0]}" in job.said
+
+
+def test_what_is_edited_later_does_not_reach_a_job_that_waits(cluster, place, hash_of):
+    plugin = place.path / "own.py"
+    plugin.write_text(OWN)
+    config = place.config(**SHORT, plugins=["own.py"], model__name="mine")
+    job = Submitted(cluster, place, config, *TWO_BY_TWO, "slurm.sbatch={hold: true}")
+    assert job.code == 0, job.said
+
+    place.config(**SHORT, train__wrong=1)
+    plugin.write_text("raise ValueError")
+    cluster.run(["scontrol", "release", job.numbers[0]], place.path)
+
+    assert job.wait() == "COMPLETED", job.log()
+    assert place.hash("run") == hash_of(SHORT)
+    code = place.path / "runs/run/slurm/1/code/distdl/cli.py"
+    assert code.exists()
+
+
+OWN = """
+from distdl import models, register_model
+
+@register_model("mine")
+def mine(**args):
+    return models.build("lenet5", args)
+"""
+
+
+def test_before_its_time_limit_a_job_saves_and_queues_itself_again(cluster, place, hash_of):
+    config = place.config(**LONG)
+    pace = ["model.args.pace_s=0.3"]
+    job = Submitted(cluster, place, config, *pace, *TWO_BY_TWO, "--time", "1", "slurm.sbatch={signal: USR1@55}")
+
+    assert job.wait() == "COMPLETED", job.log()
+    assert job.restarts() >= 1
+    assert "resumed at step" in job.log()
+    assert place.hash("run") == hash_of(LONG)
+
+
+def test_a_job_that_is_told_to_stop_saves_and_goes_on_at_that_step(cluster, place, hash_of):
+    job = Submitted(cluster, place, place.config(**LONG), *TWO_BY_TWO)
+    job.wait_for_step(13)
+
+    cluster.run(["scancel", "--signal=USR1", job.numbers[0]], place.path)
+
+    assert job.wait() == "COMPLETED", job.log()
+    assert job.restarts() == 1
+    steps = [row["step"] for row in place.rows("run")]
+    assert steps == list(range(1, STEPS + 1))  # none twice: it went on where it was stopped
+    assert place.hash("run") == hash_of(LONG)
+
+
+def test_where_jobs_may_not_be_queued_again_the_next_of_a_chain_goes_on_and_the_last_has_nothing_to_do(
+    cluster, place, hash_of
+):
+    job = Submitted(cluster, place, place.config(**LONG), *TWO_BY_TWO, "--chain", "3")
+    assert len(job.numbers) == 3, job.said
+    job.wait_for_step(13)
+
+    cluster.run(["scancel", "--signal=USR1", job.numbers[0]], place.path)
+
+    assert [job.wait(which) for which in range(3)] == ["FAILED", "COMPLETED", "COMPLETED"]
+    assert job.exit_code() == 75
+    assert "resumed at step" in job.log(1)
+    assert not (place.path / f"runs/run/slurm/{job.numbers[2]}.log").read_text()
+    assert place.hash("run") == hash_of(LONG)
+
+
+def test_a_job_that_is_cancelled_saves_and_its_script_goes_on(cluster, place, hash_of):
+    job = Submitted(cluster, place, place.config(**LONG), *TWO_BY_TWO)
+    job.wait_for_step(13)
+
+    cluster.run(["scancel", job.numbers[0]], place.path)
+    assert job.wait() == "CANCELLED"
+    again = re.search(r"go on +(.*)", job.said)[1].split()
+    done = cluster.run(again, place.path, place.environment)
+    job.numbers = [re.search(r"\d+", done.stdout)[0]]
+
+    assert job.wait() == "COMPLETED", job.log()
+    assert place.hash("run") == hash_of(LONG)
+
+
+def test_a_node_that_fails_costs_the_steps_since_the_last_checkpoint(cluster, place, hash_of):
+    job = Submitted(cluster, place, place.config(**LONG), *TWO_BY_TWO)
+    job.wait_for_step(13)
+    victim = cluster.job(job.numbers[0])["NodeList"]
+
+    cluster.kill_node(f"node{re.search(r'[0-9]+', victim)[0]}")
+
+    assert job.wait() == "COMPLETED", job.log()
+    assert job.restarts() == 1
+    assert "resumed at step" in job.log()
+    assert place.hash("run") == hash_of(LONG)
+
+
+def test_a_mistake_ends_the_job_and_no_other_is_tried(cluster, place):
+    config = place.config(**SHORT, data__train__shards="nowhere")
+    job = Submitted(cluster, place, config, *TWO_BY_TWO, "--chain", "2")
+
+    assert job.wait() == "FAILED"
+    assert job.exit_code() == 2
+    assert job.wait(1) == "COMPLETED"
+    assert not job.log(1)
+
+
+def test_each_worker_of_a_node_sees_its_devices(cluster, place):
+    show = "slurm.setup=[\"srun bash -c 'echo task $SLURM_PROCID sees $CUDA_VISIBLE_DEVICES'\"]"
+    job = Submitted(cluster, place, place.config(**SHORT), show, "--nodes", 2, "--gpus-per-node", 2)
+
+    assert job.wait() == "COMPLETED", job.log()
+    assert sorted(re.findall(r"task \d sees .*", job.log())) == [f"task {i} sees 0,1" for i in range(4)]
+    assert "on 4 workers" in job.log()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--name", "x; touch CANARY"],
+        ["--name", "x\n#SBATCH --comment=CANARY"],
+        ["--partition", "main\n#SBATCH --comment=CANARY"],
+        ["--account", "$(touch CANARY)"],
+        ["--constraint", "`touch CANARY`"],
+        ["slurm.sbatch={comment: '\"; touch CANARY'}"],
+        ["slurm.sbatch={'comment=x --wrap': 'touch CANARY'}"],
+        ["slurm.srun={'export=x; touch CANARY': 1}"],
+    ],
+)
+def test_what_might_be_shell_or_another_option_is_refused(cluster, place, arguments):
+    job = Submitted(cluster, place, place.config(**SHORT), *arguments, *TWO_BY_TWO)
+
+    assert job.code == 2, job.said
+    assert "Traceback" not in job.said
+    assert not list(place.path.rglob("CANARY*")) and not list(place.path.rglob("job.sh"))
+
+
+def test_what_a_shell_might_read_otherwise_stays_one_word(cluster, place):
+    odd = place.path / "a folder, with (odd) & $names"
+    odd.mkdir()
+    job = Submitted(cluster, place, place.config(**SHORT), "slurm.sbatch={comment: 'a b; c & d #e'}", "--dry-run")
+    assert '#SBATCH --comment="a b; c & d #e"' in job.said
+
+    refused = cluster.run(
+        [sys.executable, "-m", "distdl", "submit", str(place.path / "run.yaml")], odd, place.environment
+    )
+
+    assert refused.returncode == 2
+    assert "Submit from another folder" in refused.stderr

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.command(arguments)
     except (UserError, ProcessLost) as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # the others of its host have read the same config
+        if _is_first_of_host():  # the others have read the same config
             print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_BUG
     except BrokenPipeError:  # the reader of our output has seen enough, as in `distdl zoo | head`
@@ -39,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         return EXIT_USER_ERROR
+
+
+def _is_first_of_host() -> bool:
+    names = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
 
 
 # --- train ---
@@ -61,20 +66,22 @@ def train(arguments: Arguments) -> int:
 
         spares.wait_at_gate()
     worker.tell_of_oneself()
-    world = detect(backend=arguments.backend)
     if worker.is_supervised():
         folder = RunFolder(Path(os.environ["DISTDL_RUN_FOLDER"]))
-        return _work(arguments, load(folder.config).config, world or WorldInfo(), folder.path, folder, worker.fence())
+        own = detect() or WorldInfo()
+        return _work(arguments, load(folder.config).config, own, folder.path, folder, worker.fence())
     if arguments.weights_only and not arguments.start_from:
         raise UserError("whose weights?", where="command line --weights-only", fix="Add --from RUN.")
     if arguments.max_restarts < 0:
         raise UserError(f"{arguments.max_restarts} is less than none", where="command line --max-restarts")
-    if world is not None:
-        check_number_of_workers(world.world_size, arguments.min_workers, arguments.max_workers)
     if arguments.profile:
         Profile.parse(arguments.profile)
     config = load(arguments.config, _overrides(arguments)).config
     trust.check_file(arguments.config, config)
+    worker.leave_when_told(config.train.stop_signals)
+    world = detect(backend=config.dist.backend)
+    if world is not None:
+        check_number_of_workers(world.world_size, arguments.min_workers, arguments.max_workers)
     path = runs_root() / names.of_run(arguments.config, arguments.name)
     if world is not None:
         return _work(arguments, config, world, path, None, None)

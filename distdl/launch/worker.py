@@ -10,8 +10,10 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
+from types import FrameType
 
-from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, PeerLost, ProcessLost, UserError
+from distdl.errors import EXIT_BUG, EXIT_PREEMPTED, EXIT_USER_ERROR, PeerLost, ProcessLost, UserError
 from distdl.run import exhausted, failures
 from distdl.run.folder import RunFolder
 from distdl.watch import pulse, stacks
@@ -65,6 +67,17 @@ def tie_to_supervisor() -> None:
         threading.Thread(target=_die_with, args=(supervisor,), name="parent-watch", daemon=True).start()
     if os.getppid() != supervisor:  # it was gone before the request: no signal will come any more
         os._exit(1)
+
+
+def leave_when_told(stop_signals: Sequence[str]) -> None:
+    """Till training begins there is nothing to save: a signal that asks for a stop ends this process as if it had."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        os.write(2, f"{signal.Signals(number).name}: stopped before training had begun\n".encode())
+        os._exit(EXIT_PREEMPTED)
+
+    for name in stop_signals:
+        signal.signal(signal.Signals[name], leave)
 
 
 def tell_of_oneself() -> None:

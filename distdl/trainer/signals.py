@@ -12,17 +12,29 @@ from distdl.errors import EXIT_INTERRUPTED
 
 Stop = Literal["preempted", "interrupted"]
 
+_FIRST_GUESS_S = 60.0  # before the end of a job, while no save has been seen
+_ENDING_S = 20.0  # of the processes, after the last save
+
 
 class StopRequests:
     """Handlers on the main thread: "preempted" after one of `names`, "interrupted" after Ctrl-C.
 
     A second Ctrl-C ends the process at once. `announce`: tell the user, where no supervisor has done so. After
-    `after_s` seconds it is as if a signal had come: before a job's time limit does it the hard way.
+    `after_s` seconds it is as if a signal had come, and before `end_s` seconds are over: then it is ended the hard way.
     """
 
-    def __init__(self, names: Sequence[str] = (), *, announce: bool = True, after_s: float = math.inf) -> None:
+    def __init__(
+        self,
+        names: Sequence[str] = (),
+        *,
+        announce: bool = True,
+        after_s: float = math.inf,
+        end_s: float = math.inf,
+    ) -> None:
         self._preempted = False
-        self._time_is_up = time.monotonic() + after_s
+        self._time_is_up, self._end = time.monotonic() + after_s, time.monotonic() + end_s
+        self._stopping_s = min(_FIRST_GUESS_S, 0.2 * end_s)
+        self._save_s = 0.0
         self._interrupted = False
         self._announce = announce
         for name in names:
@@ -31,8 +43,14 @@ class StopRequests:
             signal.signal(signal.SIGINT, self._on_interrupt)
 
     def votes(self) -> dict[str, int]:
-        is_time = self._preempted or time.monotonic() >= self._time_is_up
+        until = min(self._time_is_up, self._end - self._stopping_s)
+        is_time = self._preempted or time.monotonic() >= until
         return {"preempted": int(is_time), "interrupted": int(self._interrupted)}
+
+    def saved_in(self, seconds: float) -> None:
+        """Tells how long a save takes, which a stop has to wait for, and one that is under way before it."""
+        self._save_s = max(self._save_s, seconds)
+        self._stopping_s = min(_ENDING_S + 3 * self._save_s, max(self._stopping_s, 3 * self._save_s))
 
     def _on_preempt(self, number: int, frame: FrameType | None) -> None:
         self._preempted = True

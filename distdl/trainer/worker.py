@@ -1,7 +1,6 @@
 """One worker's life: join the others, build, restore, train, and leave with the right exit code."""
 
 import json
-import math
 import shutil
 import tempfile
 import time
@@ -28,6 +27,7 @@ from distdl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError
 from distdl.launch import binding
 from distdl.launch import worker as launched
 from distdl.launch.binding import Binding
+from distdl.launch.slurm.limit import job_ends_in_s
 from distdl.run import failures, lease
 from distdl.run.environment import write_environment
 from distdl.run.folder import RunFolder, find, split_step, write_json
@@ -69,8 +69,9 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
     held: OpenRun | None = None  # keeps the lease until this function ends
     fence = launch.fence
     try:
-        after_s = parse_period(config.train.stop_after)[0] if config.train.stop_after else math.inf
-        stops = StopRequests(config.train.stop_signals, announce=not launched.is_supervised(), after_s=after_s)
+        stops = StopRequests(
+            config.train.stop_signals, announce=not launched.is_supervised(), **_ends(config.train.stop_after, world)
+        )
         device = setup.pick_device(config.train.device, world)
         bound = setup.bind(config, world, device)
         setup.set_threads_and_kernels(config.train, world, is_tree=config.dist.reduction == "tree")
@@ -99,6 +100,14 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
             held.lease.close()
             if launch.check:
                 shutil.rmtree(held.folder.path.parent, ignore_errors=True)
+
+
+def _ends(stop_after: str | None, world: WorldInfo) -> dict[str, float]:
+    """When the run stops by itself. Rank 0 alone knows of the end of a job: one worker's vote is enough."""
+    if stop_after == "auto":
+        left_s = job_ends_in_s() if world.rank == 0 else None
+        return {} if left_s is None else {"end_s": left_s}
+    return {"after_s": parse_period(stop_after)[0]} if stop_after else {}
 
 
 def _open_on_rank0(config: Config, launch: Launch, world: WorldInfo) -> tuple[OpenRun | None, int, RunFolder]:
@@ -163,6 +172,7 @@ def _train(
         epoch_length=run.plan.epoch_length,
         warn=lambda topic, message: track.warn_once(topic, message),
         still_ours=lambda: fence is None or lease.still_ours(folder, fence),
+        took=stops.saved_in,
     )
     if launch.check:
         return loop.check(run, checkpoints, say)

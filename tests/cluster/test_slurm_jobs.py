@@ -103,10 +103,12 @@ def mine(**args):
 """
 
 
-def test_before_its_time_limit_a_job_saves_and_queues_itself_again(cluster, place, hash_of):
+@pytest.mark.parametrize("warning", ["slurm.sbatch={signal: USR1@55}", "train.stop_after=auto"])
+def test_before_its_time_limit_a_job_saves_and_queues_itself_again(cluster, place, hash_of, warning):
     config = place.config(**LONG)
-    pace = ["model.args.pace_s=0.3"]
-    job = Submitted(cluster, place, config, *pace, *TWO_BY_TWO, "--time", "1", "slurm.sbatch={signal: USR1@55}")
+    slow = "model.args.pace_s=0.3" if "USR1" in warning else "model.args.pace_s=0.8"
+    own = ["slurm.sbatch={signal: false}"] * ("auto" in warning)
+    job = Submitted(cluster, place, config, slow, warning, *own, *TWO_BY_TWO, "--time", "1")
 
     assert job.wait() == "COMPLETED", job.log()
     assert job.restarts() >= 1

@@ -121,6 +121,7 @@ def test_another_signal_is_the_users_choice(submit):
     lines = sbatch_lines(script_of(submit, "--time", "8:00:00", "slurm.sbatch={signal: USR2@600}"))
 
     assert [line for line in lines if line.startswith("--signal")] == ["--signal=USR2@600"]
+    assert "--signal" not in script_of(submit, "--time", "8:00:00", "slurm.sbatch={signal: false}")
 
 
 @pytest.mark.parametrize("arguments", [["--chain", "3"], ["slurm.sbatch={requeue: false}"]])

@@ -107,8 +107,8 @@ def sbatch_options(config: Config, arguments: argparse.Namespace, path: Path) ->
         "chdir": Path.cwd(),
     }
     limit_s = seconds(str(given["time"])) if "time" in given else None
-    signal = given.get("signal") or (f"USR1@{min(_WARNED_S, limit_s // 4)}" if limit_s else None)
-    return options | ({"signal": signal} if signal else {})
+    warning = f"USR1@{min(_WARNED_S, limit_s // 4)}" if limit_s else None
+    return options | {"signal": given.get("signal", warning)}
 
 
 def job_of(config: Config, arguments: argparse.Namespace, options: Mapping[str, Any], name: str, path: Path) -> Job:

@@ -10,7 +10,6 @@ the caller's process (CUDA, threads, random generators), and both end alike on C
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from distdl.config import Config, load
 from distdl.config.layout import flow
 from distdl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError, did_you_mean
+from distdl.launch.process import stop_with_caller
 from distdl.run import failures, trust
 from distdl.run.folder import RunFolder, find, runs_root
 
@@ -37,7 +37,6 @@ ConfigLike = str | os.PathLike[str] | Mapping[str, Any]
 
 _OUTCOMES = {EXIT_DONE: "done", EXIT_PREEMPTED: "preempted", EXIT_INTERRUPTED: "interrupted"}
 _N_LAST_LINES = 30
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class TrainingFailed(RuntimeError):
@@ -133,7 +132,7 @@ def _run(command: Sequence[str]) -> tuple[int, list[str]]:
         text=True,
         errors="replace",
         start_new_session=True,  # a Ctrl-C in the terminal or notebook reaches this process alone, which passes it on
-        preexec_fn=_stop_with_caller if sys.platform == "linux" else None,
+        preexec_fn=stop_with_caller,  # a notebook whose kernel is killed leaves a run that was saved
     ) as process:
         assert process.stdout
         try:
@@ -152,11 +151,6 @@ def _run(command: Sequence[str]) -> tuple[int, list[str]]:
     if interrupted:
         raise KeyboardInterrupt
     return process.returncode, list(last_lines)
-
-
-def _stop_with_caller() -> None:
-    """In the child: a notebook whose kernel is killed or restarted leaves a run that was saved, not one going on."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 # --- what came of it ---

@@ -379,7 +379,14 @@ def _add_train(commands: Any) -> None:
 
 
 def _add_submit(commands: Any) -> None:
+    from distdl.launch import sweep
     from distdl.launch.slurm import submit
+
+    command = _add(commands, "sweep", sweep.sweep, "a run for each point of a grid, on this machine")
+    command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file")
+    sweep.add_arguments(command)
+    command.add_argument("overrides", nargs="*", metavar="a.b=c", help="change a key of the config")
+    _trust_plugins(command)
 
     command = _add(commands, "submit", submit.submit, "train what a config describes, as a job of Slurm's")
     _config_and_overrides(command)

@@ -1,12 +1,22 @@
 """Workers as processes: started by the supervisor itself, or for it by another launcher (mpi_job.py)."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import IO, Protocol
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def stop_with_caller() -> None:
+    """In a child, before it is executed: the end of whoever starts it, however that comes, means save and stop."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 class Process(Protocol):

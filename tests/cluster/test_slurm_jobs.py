@@ -172,6 +172,18 @@ def test_a_node_that_fails_costs_the_steps_since_the_last_checkpoint(cluster, pl
     assert place.hash("run") == hash_of(LONG)
 
 
+def test_an_array_is_a_sweep_of_which_each_run_has_a_folder_of_its_own(cluster, place):
+    (place.path / "grid.yaml").write_text("optim.lr: [0.05, 0.1]\ntrain.seed: [0, 1]\n")
+    job = Submitted(cluster, place, place.config(**SHORT), "--array", "grid.yaml", "--ntasks-per-node", "1")
+
+    assert job.code == 0, job.said
+    cluster.wait_until(lambda: not cluster.run(["squeue", "-h"], place.path).stdout, 120.0, "all have ended")
+    done = sorted(path.parent.name for path in place.path.glob("runs/*/final.json"))
+    assert done == [f"run-lr={lr}-seed={seed}" for lr in ("0.05", "0.1") for seed in (0, 1)]
+    assert len({place.hash(name) for name in done}) == 4
+    assert len(list(place.path.glob(f"sweeps/run/{job.numbers[0]}_*.log"))) == 4
+
+
 def test_a_mistake_ends_the_job_and_no_other_is_tried(cluster, place):
     config = place.config(**SHORT, data__train__shards="nowhere")
     job = Submitted(cluster, place, config, *TWO_BY_TWO, "--chain", "2")

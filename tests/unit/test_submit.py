@@ -69,7 +69,7 @@ def test_the_script_is_what_a_person_would_have_written(submit, tmp_path):
         "--signal=USR1@120",
     ]
     assert srun_words(script)[1:] == [
-        *(sys.executable, "-m", "distdl", "train", f"{tmp_path}/runs/mine/slurm/1/config.yaml"),
+        *(sys.executable, "-m", "distdl", "train", f"{tmp_path}/runs/mine/slurm/1/mine.yaml"),
         *("--name", "mine", "--resume"),
     ]
     assert 'scontrol requeue "$SLURM_JOB_ID"' in script
@@ -214,7 +214,7 @@ def test_a_folder_with_spaces_stays_one_word(submit, tmp_path, monkeypatch):
     script = script_of(submit)
 
     assert f'--chdir="{spaced}"' in sbatch_lines(script)
-    assert f"{spaced}/runs/mine/slurm/1/config.yaml" in srun_words(script)
+    assert f"{spaced}/runs/mine/slurm/1/mine.yaml" in srun_words(script)
 
 
 @pytest.mark.parametrize(

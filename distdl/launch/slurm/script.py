@@ -18,8 +18,8 @@ from distdl.errors import EXIT_DONE, EXIT_PREEMPTED, EXIT_USER_ERROR
 class Job:
     """One that trains a run, goes on where it was stopped, and ends with the run."""
 
-    run: str  # its name
-    folder: Path  # of this submission, below the run's; absolute
+    runs: Sequence[str]  # the name of the run; of several, each is a task of an array
+    folder: Path  # of this submission; absolute
     working_folder: Path
     command: str  # that submitted it
     options: Mapping[str, Any]  # of sbatch
@@ -28,6 +28,9 @@ class Job:
     python: str
     container: ContainerConfig | None = None
     is_chained: bool = False  # another job follows it, instead of itself
+
+    def config(self, run: str) -> Path:
+        return self.folder / f"{run}.yaml"
 
     @property
     def over(self) -> Path:
@@ -73,11 +76,19 @@ def _start(job: Job) -> list[str]:
     if "cpus-per-task" in job.options:  # which srun does not take from the job any more
         srun.append(_argument(("cpus-per-task", job.options["cpus-per-task"])))
     srun += [argument for argument in map(_argument, job.srun.items()) if argument]
-    words = [job.python, "-m", "distdl", "train", job.folder / "config.yaml", "--name", job.run, "--resume"]
     if job.container:
-        words[0] = job.container.python
         srun += _in_container(job.container, job.working_folder)
-    return [f"{' '.join(srun)} \\", "  " + " ".join(_q(word) for word in words), "code=$?"]
+    python = _q(job.container.python if job.container else job.python)
+    lines, config, name = [], _q(job.config(job.runs[0])), _q(job.runs[0])
+    if len(job.runs) > 1:
+        lines = [f"runs=({' '.join(map(_q, job.runs))})", "run=${runs[$SLURM_ARRAY_TASK_ID]}"]
+        config, name = f'{_q(job.folder)}/"$run.yaml"', '"$run"'
+    return [
+        *lines,
+        f"{' '.join(srun)} \\",
+        f"  {python} -m distdl train {config} --name {name} --resume",
+        "code=$?",
+    ]
 
 
 def _in_container(container: ContainerConfig, folder: Path) -> list[str]:

@@ -16,9 +16,11 @@ from distdl.config import dump, load
 from distdl.config.cluster import ContainerConfig, check_value
 from distdl.config.schema import Config
 from distdl.errors import EXIT_DONE, UserError
+from distdl.launch import sweep
 from distdl.launch.slurm.script import Job, render
+from distdl.launch.sweep import Point
 from distdl.run import names, trust
-from distdl.run.folder import RunFolder, runs_root, write_atomic
+from distdl.run.folder import runs_root, write_atomic
 from distdl.run.open import open_run
 from distdl.run.secrets import redact
 
@@ -54,6 +56,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--chain", type=int, metavar="N", help="N jobs one after the other, where jobs may not be queued again"
     )
+    command.add_argument("--array", type=Path, metavar="GRID.yaml", help="a run for each point, as of distdl sweep")
     command.add_argument("--dry-run", action="store_true", help="print the script, and do nothing")
 
 
@@ -62,11 +65,17 @@ def submit(arguments: argparse.Namespace) -> int:
     config = load(arguments.config, arguments.overrides).config
     trust.check_file(arguments.config, config)
     name = names.of_run(arguments.config, arguments.name)
-    path = (runs_root() / name).absolute()
     if arguments.chain is not None and arguments.chain < 1:
         raise UserError(f"{arguments.chain} jobs", where="command line --chain")
-    options = sbatch_options(config, arguments, path)
-    job = job_of(config, arguments, options, name, path)
+    points = [Point(name, [])]
+    if arguments.array:
+        if arguments.chain is not None:
+            raise UserError("a chain of arrays is not possible", where="command line --array, --chain")
+        points = sweep.read(arguments.array, name)
+        sweep.check(points, arguments.config, arguments.overrides)
+    folder = (Path("sweeps") / name if arguments.array else runs_root() / name / "slurm").absolute()
+    options = sbatch_options(config, arguments, name, folder, len(points))
+    job = job_of(config, arguments, options, [point.run for point in points], folder)
     if arguments.dry_run:
         print(render(job), end="")
         return EXIT_DONE
@@ -76,53 +85,61 @@ def submit(arguments: argparse.Namespace) -> int:
             where="Slurm",
             fix="Submit on a login node of the cluster; --dry-run shows the script.",
         )
-    prepare(job, config, path, resume=arguments.resume)
+    for point in points:
+        own = load(arguments.config, [*arguments.overrides, *point.overrides]).config
+        prepare(job, own, point.run, resume=arguments.resume)
+    write(job)
     numbers = queue(job, arguments.chain or 1)
     print(_told(job, numbers))
     return EXIT_DONE
 
 
-def sbatch_options(config: Config, arguments: argparse.Namespace, path: Path) -> dict[str, Any]:
+def sbatch_options(
+    config: Config, arguments: argparse.Namespace, name: str, folder: Path, n_points: int = 1
+) -> dict[str, Any]:
     """All that the script says to sbatch: slurm.sbatch under the command line, and what follows from both."""
     given = dict(config.slurm.sbatch)
-    for name in _PASSED:
-        value = getattr(arguments, name.replace("-", "_"))
+    for option in _PASSED:
+        value = getattr(arguments, option.replace("-", "_"))
         if value is not None:
             try:
-                check_value(name, value)
+                check_value(option, value)
             except ValueError as error:
-                raise UserError(str(error), where=f"command line --{name}") from None
-            given[name] = value
+                raise UserError(str(error), where=f"command line --{option}") from None
+            given[option] = value
     nodes = _number(given.get("nodes", 1), "nodes")
     workers = given.pop("ntasks-per-node", None) or given.get("gpus-per-node") or _gpus_of(given.get("gres")) or 1
     requeues = given.pop("requeue", True) and arguments.chain is None
     options: dict[str, Any] = {
-        "job-name": path.name,
+        "job-name": name,
         "nodes": nodes,
         "ntasks-per-node": _number(str(workers).rpartition(":")[2], "ntasks-per-node"),
-        **{name: value for name, value in given.items() if name not in ("nodes", "signal", "job-name")},
+        **{option: value for option, value in given.items() if option not in ("nodes", "signal", "job-name")},
         "requeue" if requeues else "no-requeue": True,
         "open-mode": "append",
-        "output": f"{path}/slurm/%j.log",
+        "output": f"{folder}/{'%A_%a' if n_points > 1 else '%j'}.log",
         "chdir": Path.cwd(),
     }
     limit_s = seconds(str(given["time"])) if "time" in given else None
     warning = f"USR1@{min(_WARNED_S, limit_s // 4)}" if limit_s else None
-    return options | {"signal": given.get("signal", warning)}
+    array = {"array": f"0-{n_points - 1}"} if n_points > 1 else {}
+    return options | {"signal": given.get("signal", warning)} | array
 
 
-def job_of(config: Config, arguments: argparse.Namespace, options: Mapping[str, Any], name: str, path: Path) -> Job:
+def job_of(
+    config: Config, arguments: argparse.Namespace, options: Mapping[str, Any], runs: Sequence[str], folder: Path
+) -> Job:
     container = config.slurm.container
     if arguments.container:
         container = (container or ContainerConfig(image=arguments.container)).model_copy(
             update={"image": arguments.container}
         )
-    for place in (path, Path.cwd()):
+    for place in (folder, Path.cwd()):
         if not re.fullmatch(r"[\w/.,:@+= -]+", str(place)):
             raise UserError(f"'{place}' has characters that Slurm reads otherwise", fix="Submit from another folder.")
     return Job(
-        run=name,
-        folder=_next_folder(path),
+        runs=runs,
+        folder=_next_folder(folder),
         working_folder=Path.cwd(),
         command=redact(shlex.join(["distdl", *sys.argv[1:]])),
         options=options,
@@ -134,17 +151,21 @@ def job_of(config: Config, arguments: argparse.Namespace, options: Mapping[str, 
     )
 
 
-def prepare(job: Job, config: Config, path: Path, *, resume: bool) -> None:
-    """The run folder, and in it the script with what it runs."""
+def prepare(job: Job, config: Config, run: str, *, resume: bool) -> None:
+    """Its run folder, and its config beside the script."""
     per_node, nodes = int(job.options["ntasks-per-node"]), int(job.options["nodes"])
-    opened = open_run(path, config, resume=resume, n_nodes=nodes, per_node=per_node)
+    opened = open_run(runs_root() / run, config, resume=resume, n_nodes=nodes, per_node=per_node)
     opened.lease.close()
     for change in opened.changes:
         print(f"changed since this run was started: {change}")
-    job.folder.mkdir(parents=True)
+    job.folder.mkdir(parents=True, exist_ok=True)
     resolved = load(opened.folder.config).config  # with the run's own copies of its plugins
     copies = [os.path.relpath(each, job.folder) for each in resolved.plugins]
-    write_atomic(job.folder / "config.yaml", dump(resolved.model_copy(update={"plugins": copies})).encode())
+    write_atomic(job.config(run), dump(resolved.model_copy(update={"plugins": copies})).encode())
+
+
+def write(job: Job) -> None:
+    """The script, and the code that it runs."""
     package = Path(distdl.__file__).parent
     shutil.copytree(package, job.folder / "code" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     write_atomic(job.folder / "job.sh", render(job).encode())
@@ -178,14 +199,15 @@ def _cancel(numbers: Sequence[str]) -> None:
 
 
 def _told(job: Job, numbers: Sequence[str]) -> str:
-    folder = RunFolder(job.folder.parents[1])
     nodes, workers, some = job.options["nodes"], job.options["ntasks-per-node"], ",".join(numbers)
     again = shlex.join(["sbatch", os.path.relpath(job.folder / "job.sh")])
+    what = job.runs[0] if len(job.runs) == 1 else f"{len(job.runs)} runs, each"
+    log = os.path.relpath(job.folder.parent / (f"{numbers[0]}.log" if len(job.runs) == 1 else f"{numbers[0]}_0.log"))
     return "\n".join(
         [
-            f"submitted job {some}: {job.run} on {nodes} node{'s' * (nodes > 1)} with {workers} worker"
+            f"submitted job {some}: {what} on {nodes} node{'s' * (nodes > 1)} with {workers} worker"
             f"{'s' * (workers > 1)} each",
-            f"log      tail -F {folder.shown}/slurm/{numbers[0]}.log",
+            f"log      tail -F {log}",
             f"watch    squeue --jobs {some}; distdl runs",
             f"cancel   scancel {some}",
             f"go on    {again}",
@@ -194,9 +216,9 @@ def _told(job: Job, numbers: Sequence[str]) -> str:
 
 
 def _next_folder(path: Path) -> Path:
-    """Of this submission: the run's first, second, ..."""
-    numbers = [int(each.name) for each in (path / "slurm").glob("*") if each.name.isdigit()]
-    return path / "slurm" / str(max(numbers, default=0) + 1)
+    """Of this submission: the first, second, ..."""
+    numbers = [int(each.name) for each in path.glob("*") if each.name.isdigit()]
+    return path / str(max(numbers, default=0) + 1)
 
 
 def _number(value: Any, name: str) -> int:

@@ -76,6 +76,8 @@ def train(arguments: Arguments) -> int:
         raise UserError(f"{arguments.max_restarts} is less than none", where="command line --max-restarts")
     if arguments.profile:
         Profile.parse(arguments.profile)
+    if arguments.min_nodes is not None and not arguments.hosts:
+        raise UserError("of which hosts?", where="command line --min-nodes", fix="Add --hosts a:8,b:8.")
     config = load(arguments.config, _overrides(arguments)).config
     trust.check_file(arguments.config, config)
     worker.leave_when_told(config.train.stop_signals)
@@ -83,6 +85,8 @@ def train(arguments: Arguments) -> int:
     if world is not None:
         check_number_of_workers(world.world_size, arguments.min_workers, arguments.max_workers)
     path = runs_root() / names.of_run(arguments.config, arguments.name)
+    if arguments.hosts:
+        return _train_on_hosts(arguments, config, path.name, world)
     if world is not None:
         return _work(arguments, config, world, path, None, None)
 
@@ -111,6 +115,20 @@ def train(arguments: Arguments) -> int:
     finally:
         if arguments.check:
             shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _train_on_hosts(arguments: Arguments, config: Any, name: str, world: Any) -> int:
+    from distdl.launch import hosts, remote
+
+    if world is not None or arguments.nproc or arguments.min_workers or arguments.max_workers:
+        what = "a launcher has started this process already" if world else "--hosts says how many workers each host has"
+        raise UserError(what, where="command line --hosts", fix="Say it without the other.")
+    specs = remote.parse(arguments.hosts)
+    if arguments.min_nodes is not None and not 0 < arguments.min_nodes <= len(specs):
+        raise UserError(f"there are {len(specs)} hosts", where=f"command line --min-nodes {arguments.min_nodes}")
+    flags = _worker_arguments(arguments)[2:]
+    restarts = arguments.max_restarts
+    return hosts.train(specs, config, flags, name, max_restarts=restarts, min_nodes=arguments.min_nodes)
 
 
 def _work(arguments: Arguments, config: Any, world: Any, path: Path, opened: Any, fence: int | None) -> int:
@@ -355,6 +373,10 @@ def _add_train(commands: Any) -> None:
     command = _add(commands, "train", train, "train what a config describes")
     _config_and_overrides(command)
     command.add_argument("--nproc", type=int, metavar="N", help="workers on this machine (default: one per GPU)")
+    command.add_argument("--hosts", metavar="A:8,B:8|FILE", help="workers on other machines, by ssh")
+    command.add_argument(
+        "--min-nodes", type=int, metavar="N", help="go on without hosts that are lost, if so many are left"
+    )
     command.add_argument("--backend", choices=("auto", "nccl", "gloo", "mpi"), help="same as dist.backend=...")
     command.add_argument("--name", metavar="RUN", help="name below runs/ (default: the config's stem)")
     command.add_argument("--resume", action="store_true", help="go on with the run, or start it if there is none")

@@ -15,6 +15,7 @@ import mpis
 import namespaces
 import pytest
 import slurm_cluster
+import ssh_hosts
 
 from distdl.data import native
 
@@ -24,6 +25,7 @@ _HAS = {
     "namespaces": lambda: namespaces.are_possible(),
     "mpi": lambda: mpis.are_tested(),
     "slurm": lambda: slurm_cluster.is_possible() and namespaces.are_possible(),
+    "ssh": lambda: ssh_hosts.are_possible() and namespaces.are_possible(),
     "data": lambda: bool(os.environ.get("DISTDL_DATA")),
     "root": lambda: os.geteuid() == 0,
     "gpu": lambda: any(Path("/dev").glob("nvidia[0-9]*")),
@@ -37,6 +39,7 @@ _LACK = {
     "libraries": "neither torchvision nor timm in .libraries, where `make test` puts them",
     "mpi": "no Open MPI and MPICH, which `make mpi` installs",
     "slurm": "no Slurm, which `make slurm` installs as root, or no network namespaces",
+    "ssh": "no sshd, which `make slurm` installs as root, or no network namespaces",
     "data": "DISTDL_DATA does not name a folder with the real datasets",
     "root": "not root",
     "gpu": "no CUDA device",

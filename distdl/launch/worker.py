@@ -58,9 +58,10 @@ def tie_to_supervisor() -> None:
     The signal comes at the end of the *thread* that started this process: the supervisor starts workers from its main
     thread. Until the training loop installs its handlers, a forwarded Ctrl-C ends the worker without a traceback.
     """
-    if not is_supervised():
+    parent = os.environ.get("DISTDL_SUPERVISOR_PID") or os.environ.get("DISTDL_PARENT_PID")
+    if not parent:
         return
-    supervisor = int(os.environ["DISTDL_SUPERVISOR_PID"])
+    supervisor = int(parent)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if not _ask_for_parent_death_signal():

@@ -28,7 +28,7 @@ from distdl.launch import binding
 from distdl.launch import worker as launched
 from distdl.launch.binding import Binding
 from distdl.launch.slurm.limit import job_ends_in_s
-from distdl.run import failures, lease
+from distdl.run import failures, lease, versions
 from distdl.run.environment import write_environment
 from distdl.run.folder import RunFolder, find, split_step, write_json
 from distdl.run.open import OpenRun, open_run
@@ -78,6 +78,8 @@ def run_worker(config: Config, launch: Launch, world: WorldInfo) -> int:
         if device.type == "cpu":
             setup.keep_freed_memory()
         collectives.join(world, config.dist.backend, device, config.dist.timeout)
+        if world.world_size > world.local_world_size:
+            versions.check(messages.gather_json((world.host, versions.here())))
         if folder is None:
             held, fence, folder = _open_on_rank0(config, launch, world)
         agent = watched.start(world, config.dist.stall_s, str(folder.path))

@@ -3,6 +3,7 @@
 import pytest
 from place import Place, pack_digits, somewhere
 from slurm_cluster import Cluster
+from ssh_hosts import Hosts
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,21 @@ def cluster(four_nodes):
     """No job of a test is left to the next one."""
     yield four_nodes
     four_nodes.cancel_all()
+
+
+@pytest.fixture(scope="session")
+def three_hosts(tmp_path_factory):
+    with Hosts(["a", "b", "c"], tmp_path_factory.mktemp("ssh")) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def hosts(three_hosts):
+    """Reached by ssh; a test may switch them off."""
+    yield three_hosts
+    for name in three_hosts.names:
+        three_hosts.switch_off(name)
+        three_hosts.switch_on(name)
 
 
 @pytest.fixture(scope="session")

@@ -110,3 +110,19 @@ if task.rank == 0:
     print("took", [each.getsockname() for each in held], flush=True)
     time.sleep(20)
 """
+
+
+def test_another_version_on_one_node_is_told_with_its_name(cluster, place):
+    (place.path / "sitecustomize.py").write_text(
+        "import importlib.metadata, socket\n"
+        "real = importlib.metadata.version\n"
+        "if socket.gethostname() == 'node2':\n"
+        "    importlib.metadata.version = lambda name: '2.0.1' if name == 'torch' else real(name)\n"
+    )
+    path = f"{place.path}:{place.environment['PYTHONPATH']}"
+    script = f"srun --nodelist=node1,node2 python -m distdl train {place.config(**TREE)}"
+
+    state, code, said = run(cluster, place, script, *TWO_BY_TWO, "--nodelist=node[1-2]", PYTHONPATH=path)
+
+    assert (state, code) == ("FAILED", 2), said
+    assert "error: node2: torch 2.0.1 is not that of node1, 2." in said

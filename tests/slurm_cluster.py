@@ -116,9 +116,27 @@ class Cluster:
         """All of its processes at once, as when its power fails."""
         self._kill(name)
 
-    def cut(self, name: str) -> None:
-        """Off the network."""
-        self.hosts.ip(name, "link set eth0 down")
+    def freeze(self, name: str) -> None:
+        """All of its processes stop, as on a machine that hangs: it is lost, but not gone."""
+        for pid in self._processes(name):
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self, name: str, program: str) -> None:
+        """Its processes of this name, such as python, go on."""
+        for pid in self._processes(name):
+            if program in Path(f"/proc/{pid}/comm").read_text():
+                os.kill(pid, signal.SIGCONT)
+
+    def _processes(self, name: str) -> list[int]:
+        daemon = self._daemons[name].pid
+        first = Path(f"/proc/{daemon}/task/{daemon}/children").read_text().split()[0]
+        space = Path(f"/proc/{first}/ns/pid").readlink()
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (path / "ns/pid").readlink() == space:
+                    found.append(int(path.name))
+        return found
 
     # --- commands and jobs ---
 

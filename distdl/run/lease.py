@@ -3,7 +3,8 @@
 The lock is a flock on `lease`. It belongs to the open file, which the workers inherit, so it is held until the *last*
 process of a launch is gone: an orphan of a killed supervisor keeps a new launch out. The file says who holds it, and
 its `fence` grows at each taking: what commits something asks `still_ours` first. On a file system without flock, the
-fence alone protects the run.
+fence alone protects the run; and so it does where Slurm has queued a job again whose node it has lost: processes there
+may hold the lock for as long as they like.
 """
 
 import contextlib
@@ -15,12 +16,13 @@ import shlex
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from distdl.errors import UserError
-from distdl.run.folder import RunFolder
+from distdl.run.folder import RunFolder, write_atomic
 from distdl.run.secrets import redact
 
 _POLL_S = 0.05
@@ -61,9 +63,19 @@ def take(folder: RunFolder, wait_s: float = 5.0) -> Lease:
     Raises UserError that names the holder if there still is one, or if the folder can't be written.
     """
     try:
-        descriptor = os.open(folder.lease, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = _open(folder)
         try:
-            _lock(descriptor, folder, wait_s)
+            try:
+                _lock(descriptor, folder, wait_s)
+            except UserError:
+                before = _read(folder.lease)
+                if not _was_queued_again(before):
+                    raise
+                os.close(descriptor)
+                # Another file of that name: what holds the old one looks at this one before it commits.
+                write_atomic(folder.lease, json.dumps(before).encode())
+                descriptor = _open(folder)
+                _lock(descriptor, folder, wait_s)
             # The clock is beyond every earlier fence, even of a lease file that was damaged or deleted.
             fence = max(_read(folder.lease).get("fence", 0) + 1, int(time.time() * 1000))
             _write(descriptor, _describe_myself(fence))
@@ -73,6 +85,23 @@ def take(folder: RunFolder, wait_s: float = 5.0) -> Lease:
     except OSError as error:
         raise UserError(f"can't take the lease: {error.strerror}", where=str(folder.lease)) from error
     return Lease(descriptor, fence)
+
+
+def _open(folder: RunFolder) -> int:
+    return os.open(folder.lease, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _was_queued_again(there: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the holder is an earlier start of the job of Slurm's that this process belongs to."""
+    job, start = _job(environment)
+    return bool(job) and there.get("job") == job and isinstance(there.get("start"), int) and there["start"] < start
+
+
+def _job(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """Which job of Slurm's, "" for none, and how often it was queued again."""
+    number, restarts = environment.get("SLURM_JOB_ID", ""), environment.get("SLURM_RESTART_COUNT", "")
+    job = f"{environment.get('SLURM_CLUSTER_NAME', '')}:{number}" if number else ""
+    return job, int(restarts) if restarts.isdigit() else 0
 
 
 def still_ours(folder: RunFolder, fence: int) -> bool:
@@ -135,7 +164,9 @@ def _held(folder: RunFolder) -> UserError:
 
 
 def _describe_myself(fence: int) -> dict[str, Any]:
+    job, start = _job()
     return {
+        **({"job": job, "start": start} if job else {}),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "boot_id": _boot_id(),

@@ -154,7 +154,9 @@ class MetricsFile:
 
     def _trim_and_open(self) -> None:
         kept = b"".join(encode(row) for row in _rows_to_keep(self._path, self._resume_step))
-        if self._path.exists() and self._path.read_bytes() != kept:
+        if (
+            self._path.exists()
+        ):  # another file of that name: a process that was thought to be gone appends to the old one
             write_atomic(self._path, kept)
         self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         self._end_bytes = len(kept)

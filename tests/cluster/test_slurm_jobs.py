@@ -172,6 +172,25 @@ def test_a_node_that_fails_costs_the_steps_since_the_last_checkpoint(cluster, pl
     assert place.hash("run") == hash_of(LONG)
 
 
+def test_what_goes_on_on_a_node_that_was_lost_writes_nothing(cluster, place, hash_of):
+    """Fault 38: the job was queued again, and then its former node, which only hung, comes back."""
+    job = Submitted(cluster, place, place.config(**LONG), "--nodes", "1", "--ntasks-per-node", "2")
+    job.wait_for_step(13)
+    former = cluster.job(job.numbers[0])["NodeList"]
+
+    cluster.freeze(former)
+    cluster.wait_until(lambda: cluster.job(job.numbers[0])["JobState"] == "PENDING", 60.0, "it was queued again")
+    cluster.run(["scontrol", "update", f"JobId={job.numbers[0]}", "StartTime=now"], place.path)
+    job.wait_for_step(24)
+    cluster.thaw(former, "python")
+
+    assert job.wait() == "COMPLETED", job.log()
+    assert cluster.job(job.numbers[0])["NodeList"] != former
+    cluster.kill_node(former)
+    assert [row["step"] for row in place.rows("run")] == list(range(1, STEPS + 1))
+    assert place.hash("run") == hash_of(LONG)
+
+
 def test_an_array_is_a_sweep_of_which_each_run_has_a_folder_of_its_own(cluster, place):
     (place.path / "grid.yaml").write_text("optim.lr: [0.05, 0.1]\ntrain.seed: [0, 1]\n")
     job = Submitted(cluster, place, place.config(**SHORT), "--array", "grid.yaml", "--ntasks-per-node", "1")

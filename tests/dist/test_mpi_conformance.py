@@ -15,7 +15,7 @@ MOVES = [
     *("all_to_all", "all_to_all_single", "ring"),
 ]
 
-shapes = st.lists(st.integers(0, 6), min_size=1, max_size=3)
+shapes = st.lists(st.integers(0, 6), min_size=1, max_size=3) | st.sampled_from([[1000], [3, 7, 101], [70_000]])
 layouts = st.sampled_from(["plain", "transposed", "every second"])
 ops = st.sampled_from(["SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR"])
 

@@ -235,3 +235,26 @@ if dist.get_rank() == 0 and "Timed out" not in {said!r}:
 
     assert result.code == 1, result.output
     assert said in result.output
+
+
+WITHOUT_LEAVING = """
+import torch
+import torch.distributed as dist
+import distdl.comm.mpi
+
+dist.init_process_group("distdl_mpi")
+network = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(1000, 1000))
+for _ in range(5):
+    network(torch.ones(4, 1000)).sum().backward()
+work = dist.all_reduce(torch.ones(3_000_000), async_op=True)
+"""
+
+
+@BOTH
+def test_a_script_may_end_without_leaving_its_group_or_waiting_for_what_it_has_begun(place, library):
+    script = place.path / "script.py"
+    script.write_text(WITHOUT_LEAVING)
+
+    for _ in range(4):  # it was a matter of chance
+        ended = place.run(script, launcher=[*library.mpirun, "-n", "2", sys.executable], **AS_ROOT, OMP_NUM_THREADS="1")
+        assert ended.code == 0, ended.output

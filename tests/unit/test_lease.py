@@ -103,6 +103,44 @@ def test_holder_says_who_holds_it_now_and_does_not_disturb(folder, other_launch)
         assert lease.holder(folder)["pid"] == os.getpid()
 
 
+@pytest.fixture
+def job(monkeypatch):
+    """Call it for the start of a job of Slurm's that this process, and what it starts, belongs to."""
+
+    def set_(number, restarts):
+        monkeypatch.setenv("SLURM_JOB_ID", number)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+
+    return set_
+
+
+def test_a_job_that_was_queued_again_takes_over_from_its_earlier_start_which_a_lost_node_may_still_run(folder, job):
+    job("7", 0)
+    earlier = lease.take(folder)
+    job("7", 1)
+
+    with lease.take(folder, wait_s=0.1) as later:
+        assert lease.still_ours(folder, later.fence)
+        assert not lease.still_ours(folder, earlier.fence)
+        assert lease.holder(folder)["start"] == 1
+        earlier.close()
+        assert lease.holder(folder)["start"] == 1
+        with pytest.raises(UserError, match="another launch is writing here"):
+            lease.take(folder, wait_s=0.1)
+
+
+@pytest.mark.parametrize("other", [("8", 1), ("7", 0), ("", 3)])
+def test_any_other_job_does_not(folder, job, other):
+    job("7", 0)
+    with lease.take(folder) as held:
+        job(*other)
+
+        with pytest.raises(UserError, match="another launch is writing here"):
+            lease.take(folder, wait_s=0.1)
+
+        assert lease.still_ours(folder, held.fence)
+
+
 def test_a_folder_that_was_never_taken_has_no_holder(folder):
     assert lease.holder(folder) is None
 

@@ -28,6 +28,7 @@ from distdl.errors import EXIT_BUG
 __all__ = ["NAME", "MPIGroup", "init_process_group"]
 
 TIMEOUT = timedelta(minutes=30)
+_END = timedelta(seconds=30)
 
 
 def init_process_group(timeout: timedelta = TIMEOUT, **options: Any) -> None:
@@ -49,8 +50,11 @@ def _create(options: Any, backend_options: Any = None) -> MPIGroup:
     return MPIGroup(comm, options.store, options.timeout)
 
 
-def _end_what_hangs() -> None:
-    """At the end of a process that has gone on after a collective that the others did not come to: nor do they now."""
+def _leave() -> None:
+    """At the end of a process. What it has begun is finished first: a thread that is still inside of torch when the
+    interpreter ends would abort it. After a collective that the others did not come to, nor do they now."""
+    for line in list(Line.every):
+        line.close(_END)
     if any(line.is_broken for line in Line.every):
         ending.without_the_others(EXIT_BUG)
 
@@ -68,5 +72,5 @@ library.has_a_core_each()  # which all processes have to ask at once
 _previous_hook = sys.excepthook
 if library.place()[1] > 1:
     rendezvous.settle()
-    atexit.register(_end_what_hangs)
+    atexit.register(_leave)
     sys.excepthook = _end_the_job

@@ -85,7 +85,9 @@ class Reduction:
             if self._is_half:
                 self._all_reduce_half(comm, piece)
             elif comm.rank == root:
-                comm.Reduce(MPI.IN_PLACE, self._numbers(piece), self._mpi_op, root)
+                result = torch.empty_like(piece)  # in place MPICH 4.0 crashes from some size on, unless the root is 0
+                comm.Reduce(self._numbers(piece), self._numbers(result), self._mpi_op, root)
+                piece.copy_(result)
             else:
                 comm.Reduce(self._numbers(piece), None, self._mpi_op, root)
         if comm.rank == root:

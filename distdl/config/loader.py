@@ -1,6 +1,6 @@
 """A config file and the overrides of the command line -> a checked Config, or every mistake at once.
 
-    schema defaults < base: ../other.yaml (and its own base) < the file < overrides a.b=c
+    schema defaults < $DISTDL_SITE < base: ../other.yaml (and its own base) < the file < overrides a.b=c
 
 Mappings merge key by key, lists and values replace. The merge is done on trees that remember file and line, so that
 each mistake, and each value in `distdl config show`, names its place. Checks that span several keys of a section
@@ -24,6 +24,7 @@ from distdl.config.schema import Config
 from distdl.config.tree import COMMAND_LINE, Mistake, Node, Place, dotted, parse, plain
 from distdl.errors import UserError, nearest
 
+OF_A_SITE = ("slurm", "track")  # sections that say how runs are started and told of, and not what they are
 END_OF_FILE = 1_000_000_000  # orders what is said of a file as a whole after what is said of its lines
 
 
@@ -42,6 +43,8 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
     mistakes: list[Mistake] = []
     file = Place((0, END_OF_FILE), os.fspath(path))
     tree = _read(Path(path), file, (), mistakes)
+    if site := os.environ.get("DISTDL_SITE"):
+        tree = _over_site(Path(site), tree, mistakes)
     for number, text in enumerate(overrides):
         place = Place((COMMAND_LINE, number), f"command line '{addresses.shown(text)}'")
         tree = _override(tree, text, place, mistakes)
@@ -107,6 +110,19 @@ def _read(path: Path, asked_by: Place, below: tuple[Path, ...], mistakes: list[M
         return None
     base_tree = _read(base_path, place, chain, mistakes)
     return merge(base_tree, own) if base_tree else None
+
+
+def _over_site(path: Path, tree: Node | None, mistakes: list[Mistake]) -> Node | None:
+    """`tree` over what the administrators of a cluster, or a group, have written for all their configs."""
+    site = Place((-1, 0), os.fspath(path))
+    text = _text(path, f"DISTDL_SITE: {path}", site, mistakes)
+    below = parse(text, lambda line: Place((-1, line), f"{path}:{line}"), mistakes) if text is not None else None
+    if below is None:
+        return tree
+    if not isinstance(below.value, dict) or not below.value.keys() <= set(OF_A_SITE):
+        mistakes.append(Mistake(below.place, f"the file of a site has the sections {' and '.join(OF_A_SITE)} alone"))
+        return tree
+    return merge(below, tree) if tree else None
 
 
 def _text(

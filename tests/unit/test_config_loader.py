@@ -45,6 +45,33 @@ def test_what_is_not_given_has_the_default_of_the_schema() -> None:
     assert (config.optim.momentum, config.checkpoint.keep.last, config.data.eval) == (0.9, 3, None)
 
 
+def test_the_file_of_a_site_is_below_every_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = "slurm: {setup: [module load cuda], sbatch: {account: a, partition: p}}\ntrack: {wandb: {entity: us}}\n"
+    monkeypatch.setenv("DISTDL_SITE", write(site, "site.yaml"))
+
+    found = loaded(SMALLEST + "slurm: {sbatch: {partition: mine}}\n")
+
+    assert found.config.slurm.setup == ["module load cuda"]
+    assert found.config.slurm.sbatch == {"account": "a", "partition": "mine"}
+    assert found.config.track.wandb.entity == "us"
+    assert found.sources["slurm", "setup"] == "site.yaml:1"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("optim: {lr: 3}", "site.yaml:1: the file of a site has the sections slurm and track alone"),
+        ("slurm: {sbatch: [1]}", "site.yaml:1: slurm.sbatch: should be a mapping of options"),
+        ("slurm: [", "site.yaml:1: not valid YAML"),
+        (None, "DISTDL_SITE: site.yaml: there is no such file"),
+    ],
+)
+def test_a_mistake_in_the_file_of_a_site_is_told(monkeypatch: pytest.MonkeyPatch, text: str | None, said: str) -> None:
+    monkeypatch.setenv("DISTDL_SITE", write(text, "site.yaml") if text else "site.yaml")
+
+    assert any(said in line for line in errors(SMALLEST)), errors(SMALLEST)
+
+
 def test_an_override_wins_over_the_file_and_is_read_as_yaml() -> None:
     config = loaded(
         SMALLEST,

@@ -86,7 +86,7 @@ class Hosts:
             if remote.is_lost:
                 remote.close()
                 del self._coming[name]
-            elif number in remote._answers:
+            elif remote.has_answered(number):
                 return True
         return False
 

@@ -122,6 +122,9 @@ class Remote:
             raise UserError(told["error"], where=self.name)
         return told["answer"]
 
+    def has_answered(self, number: int) -> bool:
+        return number in self._answers
+
     def ask(self, do: str, **arguments: Any) -> Any:
         return self.answer(self.send(do, **arguments))
 

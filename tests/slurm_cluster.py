@@ -220,7 +220,8 @@ class Cluster:
         self._path("slurm.conf").write_text(conf)
 
     def _idle(self) -> list[str]:
-        return self.run(["sinfo", "-h", "-N", "-t", "idle", "-o", "%N"], self.folder).stdout.split()
+        told = self.run(["sinfo", "-h", "-N", "-o", "%N %t"], self.folder).stdout.splitlines()
+        return [name for name, state in map(str.split, told) if state == "idle"]  # and not idle*, which does not answer
 
     def _path(self, name: str) -> Path:
         return self.folder / name

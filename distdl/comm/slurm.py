@@ -5,19 +5,11 @@ Where the tasks meet: slurm_meeting.py.
 
 import hashlib
 import json
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 
 from distdl.errors import UserError
-
-MOST_HOSTS = 100_000  # that a list may stand for
-
-_WORD = r"[A-Za-z0-9._-]+"
-_LISTED = re.compile(r"(?:[A-Za-z0-9._-]|\[[0-9,-]+\])+")
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+from distdl.launch.slurm.lists import expand, tasks_per_node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,49 +61,3 @@ def is_one_of_several(environment: Mapping[str, str]) -> bool:
     if "SLURM_STEP_ID" not in environment or not n.isdigit() or int(n) < 2:
         return False
     return all(environment.get(name, n) == n for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
-
-
-# --- lists ---
-
-
-def expand(hosts: str) -> list[str]:
-    """`node[1-3,07],head` as the names of hosts. Raises ValueError on anything that is no such list."""
-    found: list[str] = []
-    for listed in _split(hosts):
-        if not _LISTED.fullmatch(listed):
-            raise ValueError(f"{hosts[:200]!r} is no list of hosts")
-        parts = [_numbers(part) for part in re.findall(rf"{_WORD}|\[[0-9,-]+\]", listed)]
-        if len(found) + math.prod(map(len, parts)) > MOST_HOSTS:
-            raise ValueError(f"{hosts[:200]!r} stands for too many hosts")
-        found += ["".join(each) for each in product(*parts)]
-    return found
-
-
-def _split(hosts: str) -> list[str]:
-    """At the commas outside of brackets."""
-    return re.split(r",(?![^\[]*\])", hosts)
-
-
-def _numbers(part: str) -> list[str]:
-    """`[1-3,07]` -> 1, 2, 3, 07; anything without brackets is itself."""
-    if not part.startswith("["):
-        return [part]
-    found: list[str] = []
-    for each in part[1:-1].split(","):
-        match = _RANGE.fullmatch(each)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not match or not 0 <= last - first < MOST_HOSTS:
-            raise ValueError(f"{part[:200]!r} is no range of hosts")
-        found += [str(number).zfill(len(match[1])) for number in range(first, last + 1)]
-    return found
-
-
-def tasks_per_node(text: str) -> list[int]:
-    """`2(x3),1` -> [2, 2, 2, 1]. Raises ValueError on anything else."""
-    found: list[int] = []
-    for each in text.split(","):
-        match = re.fullmatch(r"(\d{1,6})(?:\(x(\d{1,6})\))?", each)
-        if not match or int(match[2] or 1) > MOST_HOSTS:
-            raise ValueError(f"{text[:200]!r} does not say how many tasks each node has")
-        found += [int(match[1])] * int(match[2] or 1)
-    return found

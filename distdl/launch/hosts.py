@@ -13,6 +13,7 @@ import re
 import secrets
 import selectors
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from distdl.config import dump
 from distdl.config.schema import Config
 from distdl.errors import EXIT_BUG, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from distdl.launch.output import Screen
-from distdl.launch.remote import ANSWER_S, CONNECT_S, Lost, Remote, Spec, ssh_command
+from distdl.launch.remote import ANSWER_S, CONNECT_S, Lost, Remote, Spec
 from distdl.launch.restarts import Restarts
 from distdl.launch.signals import Signals
 from distdl.net import probe
@@ -46,7 +47,7 @@ class Hosts:
         self._specs, self._files, self._command = list(specs), files, command
         self._run = f"runs/{name}"
         self.here: list[Remote] = []
-        self._next_try = 0.0
+        self._next_try = self._next_ask = 0.0
         self._coming: dict[str, tuple[Remote, int]] = {}
 
     def __enter__(self) -> "Hosts":
@@ -90,6 +91,19 @@ class Hosts:
                 return True
         return False
 
+    def is_free_again(self) -> bool:
+        """Of a job of Slurm's that has lost nodes: whether they could be had again, by another start of the job."""
+        if not self._specs[0].by_slurm or time.monotonic() < self._next_ask or len(self.here) == len(self._specs):
+            return False
+        self._next_ask = time.monotonic() + _rest_s()
+        lost = [spec.host for spec in self._specs if spec.host not in [remote.name for remote in self.here]]
+        asked = ["sinfo", "--noheader", "--Node", f"--nodes={','.join(lost)}", "--states=idle", "--format=%N"]
+        try:
+            done = subprocess.run(asked, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
+        except (OSError, subprocess.SubprocessError):
+            return False
+        return set(done.stdout.split()) >= set(lost)
+
     def take(self) -> None:
         """Those that have come back."""
         self._take_all(0.5)
@@ -97,7 +111,7 @@ class Hosts:
     def _begin_all(self) -> None:
         for spec in self._specs:
             if spec.host not in self._coming and spec.host not in [remote.name for remote in self.here]:
-                remote = Remote(spec, ssh_command(spec.host))
+                remote = Remote(spec, spec.command())
                 self._coming[spec.host] = remote, remote.send("describe")
 
     def _take_all(self, timeout_s: float) -> list[tuple[str, str]]:
@@ -212,7 +226,8 @@ def train(
             attempt = Attempt(hosts, screen, signals, can_grow=min_nodes is not None)
             attempt.run(number, environment)
             if not attempt.records:
-                if attempt.makes_room and attempt.code == EXIT_PREEMPTED and signals.stop_code is None:
+                is_whole = attempt.makes_room and attempt.code == EXIT_PREEMPTED and signals.stop_code is None
+                if is_whole and not attempt.ends_job:
                     hosts.take()
                     number += 1
                     continue
@@ -262,6 +277,7 @@ class Attempt:
         self._grace_end: float | None = None
         self._kill_end: float | None = None
         self.makes_room = False  # they were told to save, since a host is back
+        self.ends_job = False  # of Slurm's, which another start gives its nodes again
         self.code = 0
         self.records: dict[int, FailureRecord] = {}
         self.size = 0
@@ -290,12 +306,20 @@ class Attempt:
                             if each in selector.get_map():
                                 selector.unregister(each)
                 self._obey()
-                if self._can_grow and not self.makes_room and self._hosts.one_is_back():
-                    self._screen.say("a host is back: saving, to go on with it")
+                if self._can_grow and not self.makes_room and self._can_have_more():
                     self.makes_room = True
                     self._hosts.tell_all("signal", number=self._signals.first_stop_signal)
                 if not self._end_in_time():
                     return
+
+    def _can_have_more(self) -> bool:
+        if self._hosts.one_is_back():
+            self._screen.say("a host is back: saving, to go on with it")
+            return True
+        self.ends_job = self._hosts.is_free_again()
+        if self.ends_job:
+            self._screen.say("the nodes that were lost can be had again: saving, for another start of this job")
+        return self.ends_job
 
     def _take_events(self, remote: Remote) -> None:
         events, remote.events = remote.events, []

@@ -35,6 +35,7 @@ from distdl.run import failures, oom, versions
 from distdl.run.failures import FailureRecord
 from distdl.run.folder import RunFolder
 
+_TOLD_BY_SLURM = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # which it sends to all processes of a job alike
 ENDED_WELL = (EXIT_DONE, EXIT_PREEMPTED, EXIT_INTERRUPTED)
 
 _READ_BYTES = 1 << 16
@@ -63,6 +64,8 @@ class Node:
         os.set_blocking(waker, False)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        for number in _TOLD_BY_SLURM:
+            signal.signal(number, lambda number, frame: self.do_signal(number))
 
     def __enter__(self) -> "Node":
         return self
@@ -194,7 +197,8 @@ class Node:
 
     def do_signal(self, number: int) -> None:
         for worker in self._workers.values():
-            os.kill(worker.process.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.process.pid, number)
 
     def do_kill(self) -> None:
         for worker in self._workers.values():

@@ -8,13 +8,15 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distdl.errors import UserError
+from distdl.launch.slurm import lists as slurm
 
+SLURM = "slurm"
 CONNECT_S = 15
 ANSWER_S = 60.0  # of a host that is busy
 END_S = 8.0
@@ -27,10 +29,18 @@ _READ_BYTES = 1 << 16
 class Spec:
     host: str
     n: int | None  # workers; None: one for each device, or one
+    by_slurm: bool = False  # it is reached by srun, as a node of this process's job
+
+    def command(self) -> list[str]:
+        """What starts a node there."""
+        return _srun_command(self.host) if self.by_slurm else ssh_command(self.host)
 
 
-def parse(text: str) -> list[Spec]:
-    """`a:8,b:8`, or the path of a file with a host a line, as `a:8`, `a slots=8` or `a`. Raises UserError."""
+def parse(text: str, environment: Mapping[str, str] = os.environ) -> list[Spec]:
+    """`a:8,b:8`; the path of a file with a host a line, as `a:8`, `a slots=8` or `a`; or `slurm`, for the nodes of the
+    job that this process belongs to. Raises UserError for anything else."""
+    if text == SLURM:
+        return _of_job(environment)
     where, words = "command line --hosts", text.split(",")
     if "/" in text or Path(text).is_file():
         where = text
@@ -51,6 +61,19 @@ def parse(text: str) -> list[Spec]:
     if not found or len(set(names)) < len(names):
         raise UserError("a host stands there twice" if found else "there is no host", where=where)
     return found
+
+
+def _of_job(environment: Mapping[str, str]) -> list[Spec]:
+    try:
+        hosts = slurm.expand(environment["SLURM_JOB_NODELIST"])
+        tasks = environment.get("SLURM_TASKS_PER_NODE", "") if "SLURM_NTASKS_PER_NODE" in environment else ""
+        sizes = slurm.tasks_per_node(tasks) if tasks else [None] * len(hosts)
+        return [Spec(host, n, by_slurm=True) for host, n in zip(hosts, sizes, strict=True)]
+    except KeyError:
+        fix = "Start it in a batch script, or after salloc; `distdl submit` writes such a script."
+        raise UserError("this is no job of Slurm's", where="command line --hosts slurm", fix=fix) from None
+    except ValueError as error:
+        raise UserError(str(error), where="Slurm's variables SLURM_JOB_NODELIST, SLURM_TASKS_PER_NODE") from None
 
 
 class Lost(Exception):
@@ -145,7 +168,8 @@ class Remote:
         if new == b"" and not self.is_lost:
             self._process.wait()
             self._errors += _read(self._stderr.fileno()) or b""
-            self._lose(f"ssh has ended with exit code {self._process.returncode}")
+            by = "srun" if self.spec.by_slurm else "ssh"
+            self._lose(f"{by} has ended with exit code {self._process.returncode}")
 
     def _lose(self, why: str) -> None:
         lines = [line.strip() for line in self._errors.decode(errors="replace").splitlines() if line.strip()]
@@ -174,6 +198,20 @@ def _read(descriptor: int) -> bytes | None:
         if not new:
             return found
         found += new
+
+
+def _srun_command(host: str) -> list[str]:
+    step = [
+        "--nodes=1",
+        "--ntasks=1",
+        f"--nodelist={host}",
+        "--overlap",
+        "--cpu-bind=none",
+        "--mpi=none",
+        "--quiet",
+        "--immediate=10",
+    ]
+    return ["srun", *step, "--unbuffered", sys.executable, "-m", "distdl.launch.node"]
 
 
 def ssh_command(host: str) -> list[str]:

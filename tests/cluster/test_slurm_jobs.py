@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from distdl.launch.slurm import lists
+
 pytestmark = [pytest.mark.timeout(300), pytest.mark.needs("slurm")]
 
 SHORT = {"dist__reduction": "tree", "train__global_batch": 48, "train__steps": 8, "train__eval_every": None}
@@ -36,6 +38,9 @@ class Submitted:
 
     def exit_code(self, which=0):
         return int(self.cluster.job(self.numbers[which])["ExitCode"].partition(":")[0])
+
+    def nodes(self):
+        return lists.expand(self.cluster.job(self.numbers[0])["NodeList"])
 
     def restarts(self):
         return int(self.cluster.job(self.numbers[0])["Restarts"])
@@ -169,6 +174,29 @@ def test_a_node_that_fails_costs_the_steps_since_the_last_checkpoint(cluster, pl
     assert job.wait() == "COMPLETED", job.log()
     assert job.restarts() == 1
     assert "resumed at step" in job.log()
+    assert place.hash("run") == hash_of(LONG)
+
+
+@pytest.mark.parametrize("how", [pytest.param("at once", marks=pytest.mark.matrix), "after Slurm has given it up"])
+def test_a_job_may_lose_a_node_and_have_it_back(cluster, place, hash_of, how):
+    """Faults 7 and 8."""
+    config = place.config(**LONG)
+    four = ("--nodes", "4", "--min-nodes", "3", "--ntasks-per-node", "1")
+    job = Submitted(cluster, place, config, "model.args.pace_s=0.5", *four, DISTDL_REST_S="3")
+    job.wait_for_step(13)
+
+    cluster.kill_node("node3")
+    cluster.wait_until(lambda: "with 3 workers" in job.log(), 60.0, "it goes on without the node")
+    is_given_up = how != "at once"
+    if is_given_up:
+        cluster.wait_until(lambda: "node3" not in job.nodes(), 90.0, "the job has lost it")
+    cluster.start_node("node3")
+
+    assert job.wait() == "COMPLETED", job.log()
+    assert "node3 was lost" in job.log()
+    assert ("can be had again" if is_given_up else "a host is back: saving") in job.log()
+    assert job.restarts() == int(is_given_up)
+    assert [row["step"] for row in place.rows("run")] == list(range(1, STEPS + 1))
     assert place.hash("run") == hash_of(LONG)
 
 

@@ -28,6 +28,23 @@ def test_hosts_in_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "tasks, sizes",
+    [({}, [None, None]), ({"SLURM_NTASKS_PER_NODE": "2", "SLURM_TASKS_PER_NODE": "2(x2)"}, [2, 2])],
+)
+def test_the_nodes_of_a_job_of_slurms(tasks, sizes):
+    found = parse("slurm", {"SLURM_JOB_NODELIST": "node[1-2]", **tasks})
+
+    assert [(each.host, each.n) for each in found] == [("node1", sizes[0]), ("node2", sizes[1])]
+    assert found[0].command()[0] == "srun" and "--nodelist=node1" in found[0].command()
+
+
+@pytest.mark.parametrize("environment", [{}, {"SLURM_JOB_NODELIST": "a; touch CANARY"}])
+def test_what_is_no_job_of_slurms(environment):
+    with pytest.raises(UserError, match=r"no job of Slurm's|no list of hosts"):
+        parse("slurm", environment)
+
+
+@pytest.mark.parametrize(
     "text", ["", "a:0", "a:x", "a,,b", "-oProxyCommand=x:1", "a b", "a;touch CANARY:1", "$(touch x)", "a:1,a:2", "a@-b"]
 )
 def test_what_is_no_host(text):

@@ -7,13 +7,14 @@ import pytest
 
 from distdl.comm import slurm, slurm_meeting, world
 from distdl.errors import UserError
+from distdl.launch.slurm import lists
 
 
 def variables(rank=0, *, tasks="2(x2)", hosts="node[1-2]", node=None, local=None, **more):
     return {
         "SLURM_JOB_ID": "7",
         "SLURM_STEP_ID": "0",
-        "SLURM_STEP_NUM_TASKS": str(sum(slurm.tasks_per_node(tasks))),
+        "SLURM_STEP_NUM_TASKS": str(sum(lists.tasks_per_node(tasks))),
         "SLURM_STEP_TASKS_PER_NODE": tasks,
         "SLURM_STEP_NODELIST": hosts,
         "SLURM_NODEID": str(rank // 2 if node is None else node),
@@ -33,7 +34,7 @@ def variables(rank=0, *, tasks="2(x2)", hosts="node[1-2]", node=None, local=None
     ],
 )
 def test_a_list_of_hosts_stands_for_their_names(text, hosts):
-    assert slurm.expand(text) == hosts
+    assert lists.expand(text) == hosts
 
 
 @pytest.mark.parametrize(
@@ -45,18 +46,18 @@ def test_a_list_of_hosts_stands_for_their_names(text, hosts):
 )
 def test_anything_else_is_no_list_of_hosts(text):
     with pytest.raises(ValueError, match="host"):
-        slurm.expand(text)
+        lists.expand(text)
 
 
 @pytest.mark.parametrize("text, found", [("4", [4]), ("2(x3),1", [2, 2, 2, 1]), ("1,2(x1)", [1, 2])])
 def test_the_tasks_of_each_node(text, found):
-    assert slurm.tasks_per_node(text) == found
+    assert lists.tasks_per_node(text) == found
 
 
 @pytest.mark.parametrize("text", ["", "2(x3", "x", "2(x9999999)", "1,,2"])
 def test_anything_else_says_nothing_of_tasks(text):
     with pytest.raises(ValueError, match="tasks"):
-        slurm.tasks_per_node(text)
+        lists.tasks_per_node(text)
 
 
 def test_ranks_follow_one_another_on_a_node_however_slurm_has_dealt_them_out():

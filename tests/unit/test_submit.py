@@ -131,6 +131,13 @@ def test_where_jobs_may_not_be_queued_again_the_script_does_not_try(submit, argu
     assert "--no-requeue" in sbatch_lines(script) and "scontrol" not in script
 
 
+def test_a_run_that_may_lose_nodes_starts_its_workers_itself(submit):
+    script = script_of(submit, "--nodes", "4", "--ntasks-per-node", "2", "--min-nodes", "3")
+
+    assert {"--nodes=4", "--no-kill"} <= set(sbatch_lines(script))
+    assert "--hosts slurm --min-nodes 3" in script and "\nsrun" not in script
+
+
 def test_the_lines_of_setup_are_the_users_own_shell(submit):
     script = script_of(submit, "slurm.setup=['module load cuda', 'export NCCL_DEBUG=WARN']")
 
@@ -182,6 +189,8 @@ def test_an_image_on_the_command_line_takes_the_place_of_the_configs(submit):
         (["--nodes", "0"], "'0' is not a number of nodes"),
         (["--time", "tomorrow"], "'tomorrow' is not a time limit"),
         (["--chain", "0"], "0 jobs"),
+        (["--nodes", "2", "--min-nodes", "3"], "2 nodes are asked for"),
+        (["--min-nodes", "1", "--container", "x.sqsh"], "in a container"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_written(submit, tmp_path, arguments, what):

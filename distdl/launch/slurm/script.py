@@ -27,6 +27,7 @@ class Job:
     setup: Sequence[str] = ()
     python: str
     container: ContainerConfig | None = None
+    min_nodes: int | None = None  # with which the run goes on where others are lost
     is_chained: bool = False  # another job follows it, instead of itself
 
     def config(self, run: str) -> Path:
@@ -83,6 +84,14 @@ def _start(job: Job) -> list[str]:
     if len(job.runs) > 1:
         lines = [f"runs=({' '.join(map(_q, job.runs))})", "run=${runs[$SLURM_ARRAY_TASK_ID]}"]
         config, name = f'{_q(job.folder)}/"$run.yaml"', '"$run"'
+    if job.min_nodes:
+        return [
+            *lines,
+            "# Starts the workers of each node by srun, and goes on without nodes that fail.",
+            f"{python} -m distdl train {config} --name {name} --resume \\",
+            f"  --hosts slurm --min-nodes {job.min_nodes} --max-restarts {_RESTARTS}",
+            "code=$?",
+        ]
     return [
         *lines,
         f"{' '.join(srun)} \\",
@@ -128,6 +137,7 @@ def _end(job: Job) -> list[str]:
 
 
 _NAME = "job.sh"
+_RESTARTS = 3
 
 
 def _comment(text: str) -> str:

@@ -50,6 +50,7 @@ _HELP = {
 def add_arguments(command: argparse.ArgumentParser) -> None:
     for name, value in _PASSED.items():
         command.add_argument(f"--{name}", metavar=value, help=_HELP.get(name, f"sbatch's --{name}"))
+    command.add_argument("--min-nodes", type=int, metavar="N", help="go on with so many where others fail")
     command.add_argument("--container", metavar="IMAGE", help="same as slurm.container.image=...")
     command.add_argument("--name", metavar="RUN", help="name below runs/ (default: the config's stem)")
     command.add_argument("--resume", action="store_true", help="go on with the run, or start it if there is none")
@@ -109,6 +110,10 @@ def sbatch_options(
             given[option] = value
     nodes = _number(given.get("nodes", 1), "nodes")
     workers = given.pop("ntasks-per-node", None) or given.get("gpus-per-node") or _gpus_of(given.get("gres")) or 1
+    least = arguments.min_nodes
+    if least is not None and not 0 < least <= nodes:
+        raise UserError(f"{nodes} nodes are asked for", where=f"command line --min-nodes {least}")
+    elastic = {} if least is None else {"no-kill": True}
     requeues = given.pop("requeue", True) and arguments.chain is None
     options: dict[str, Any] = {
         "job-name": name,
@@ -123,7 +128,7 @@ def sbatch_options(
     limit_s = seconds(str(given["time"])) if "time" in given else None
     warning = f"USR1@{min(_WARNED_S, limit_s // 4)}" if limit_s else None
     array = {"array": f"0-{n_points - 1}"} if n_points > 1 else {}
-    return options | {"signal": given.get("signal", warning)} | array
+    return options | elastic | {"signal": given.get("signal", warning)} | array
 
 
 def job_of(
@@ -134,6 +139,8 @@ def job_of(
         container = (container or ContainerConfig(image=arguments.container)).model_copy(
             update={"image": arguments.container}
         )
+    if container and arguments.min_nodes:
+        raise UserError("workers in a container are srun's alone to start", where="command line --min-nodes")
     for place in (folder, Path.cwd()):
         if not re.fullmatch(r"[\w/.,:@+= -]+", str(place)):
             raise UserError(f"'{place}' has characters that Slurm reads otherwise", fix="Submit from another folder.")
@@ -147,6 +154,7 @@ def job_of(
         setup=config.slurm.setup,
         python=config.slurm.python or sys.executable,
         container=container,
+        min_nodes=arguments.min_nodes,
         is_chained=arguments.chain is not None,
     )
 
@@ -205,7 +213,7 @@ def _told(job: Job, numbers: Sequence[str]) -> str:
     log = os.path.relpath(job.folder.parent / (f"{numbers[0]}.log" if len(job.runs) == 1 else f"{numbers[0]}_0.log"))
     return "\n".join(
         [
-            f"submitted job {some}: {what} on {nodes} node{'s' * (nodes > 1)} with {workers} worker"
+            f"submitted job {some}: {what} on {nodes} node{'s' * (nodes != 1)} with {workers} worker"
             f"{'s' * (workers > 1)} each",
             f"log      tail -F {log}",
             f"watch    squeue --jobs {some}; distdl runs",

@@ -177,7 +177,13 @@ class Hosts:
                 remote.send(do, **arguments)
 
     def checkpoint(self) -> int | None:
-        return self.here[0].ask("checkpoint", run=self._run) if self.here else None
+        """The step of the newest one, as the first host that answers sees it."""
+        while self.here:
+            try:
+                return self.here[0].ask("checkpoint", run=self._run)
+            except Lost:
+                self.drop_lost()
+        return None
 
 
 def _fix(why: str) -> str:
@@ -242,7 +248,8 @@ def train(
             if why_not is None:
                 newest = hosts.checkpoint()
                 if saved is not None and (newest is None or newest < saved):
-                    why_not = f"{hosts.here[0].name} does not see the checkpoints of this run"
+                    first = hosts.here[0].name if hosts.here else "what is left"
+                    why_not = f"{first} does not see the checkpoints of this run, which are on {attempt.first_host}"
                 restarts.note(cause, is_restart=number > 0, made_progress=newest != saved)
                 saved = newest
                 why_not = restarts.why_not(newest) if why_not is None and not lost else why_not
@@ -281,6 +288,7 @@ class Attempt:
         self.code = 0
         self.records: dict[int, FailureRecord] = {}
         self.size = 0
+        self.first_host = hosts.here[0].name if hosts.here else ""
 
     def run(self, number: int, environment: Mapping[str, str]) -> None:
         """Until all have ended, or their hosts are lost."""

@@ -132,7 +132,7 @@ def _train_on_hosts(arguments: Arguments, config: Any, name: str, world: Any) ->
 
 
 def _work(arguments: Arguments, config: Any, world: Any, path: Path, opened: Any, fence: int | None) -> int:
-    from distdl.launch.worker import attempt
+    from distdl.launch.worker import attempt, leave_undisturbed
     from distdl.trainer.profile import Profile
     from distdl.trainer.worker import Launch, run_worker
 
@@ -149,7 +149,9 @@ def _work(arguments: Arguments, config: Any, world: Any, path: Path, opened: Any
         check=arguments.check,
         profile=Profile.parse(arguments.profile) if arguments.profile else None,
     )
-    return run_worker(config, launch, world)
+    code = run_worker(config, launch, world)
+    leave_undisturbed(config.train.stop_signals)
+    return code
 
 
 def _overrides(arguments: Arguments) -> list[str]:

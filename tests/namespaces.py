@@ -4,12 +4,14 @@ Nothing of them is seen from outside: no interface of theirs is in the machine's
 `needs("namespaces")`. Frames can be lost without tc's netem and without nft, which kernels may lack: `lose`.
 """
 
+import itertools
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
+_numbers = itertools.count()
 _NOWHERE = "02:00:00:00:de:ad"
 
 
@@ -22,10 +24,11 @@ def are_possible() -> bool:
 
 
 class Namespaces:
-    """`with Namespaces("me", "peer") as hosts:`; their names in the kernel carry this process's id."""
+    """`with Namespaces("me", "peer") as hosts:`; their names in the kernel carry this process's id and a number."""
 
     def __init__(self, *hosts: str) -> None:
-        self._names = {host: f"distdl-{os.getpid()}-{host}" for host in hosts}
+        number = next(_numbers)
+        self._names = {host: f"distdl-{os.getpid()}-{number}-{host}" for host in hosts}
         self._started: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> "Namespaces":

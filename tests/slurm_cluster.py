@@ -171,15 +171,15 @@ class Cluster:
         return dict(re.findall(r"(\S+?)=(\S*)", told))
 
     def wait(self, number: str, timeout_s: float = 120.0) -> str:
-        """Until the job is over, and for a second, since one that queues itself again is over for a moment; its state
-        then. One that was requeued is told to start now."""
+        """Until the job is over, and for some seconds, since one that queues itself again is over for a moment; its
+        state then. One that was requeued is told to start now."""
         until = time.monotonic() + timeout_s
         over_at: float | None = None
         while True:
             job = self.job(number)
             state = job.get("JobState", "PENDING")
             over_at = None if state in _NOT_OVER else over_at or time.monotonic()
-            if over_at and time.monotonic() > over_at + 1.0:
+            if over_at and time.monotonic() > over_at + (1.0 if state == "COMPLETED" else 6.0):
                 return state
             if state == "PENDING" and job.get("Reason") == "BeginTime":
                 self.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], self.folder)

@@ -81,6 +81,12 @@ def leave_when_told(stop_signals: Sequence[str]) -> None:
         signal.signal(signal.Signals[name], leave)
 
 
+def leave_undisturbed(stop_signals: Sequence[str]) -> None:
+    """At the end: nothing is left to stop, and while the interpreter ends, such a signal would kill the process."""
+    for name in stop_signals:
+        signal.signal(signal.Signals[name], signal.SIG_IGN)
+
+
 def tell_of_oneself() -> None:
     """Into the memory that the supervisor watches, and stacks when it asks for them. Nothing without one."""
     if described := os.environ.get("DISTDL_PULSE"):

@@ -105,7 +105,8 @@ def test_a_second_ctrl_c_ends_it_at_once(place):
 
 def test_a_stop_inside_an_evaluation_leaves_it_pending_and_it_is_made_up_for(place):
     # One sample a batch: an evaluation of 355 turns, long enough to be hit.
-    changes = {"train__eval_batch": 1, "train__eval_every": 4, "train__steps": 8, "checkpoint__every": 100}
+    slow = {"model__name": "paced:lenet5", "model__args": {"classes": 10, "eval_s": 0.02}}
+    changes = {**slow, "train__eval_batch": 1, "train__eval_every": 4, "train__steps": 8, "checkpoint__every": 100}
     process = start_and_wait_for_step(place, 4, "--nproc", 2, **changes)
     process.send_signal(signal.SIGTERM)
     code, output = finish(process)

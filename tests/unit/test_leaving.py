@@ -1,4 +1,4 @@
-"""A worker of another launcher that is told to stop before there is anything to save."""
+"""A worker of another launcher that is told to stop before there is anything to save, or when all is over."""
 
 import subprocess
 import sys
@@ -33,3 +33,32 @@ def test_it_ends_as_one_that_has_saved_so_that_it_is_started_again(tmp_path, nam
 
     assert done.returncode == EXIT_PREEMPTED
     assert done.stderr == f"{name}: stopped before training had begun\n"
+
+
+TOLD_ON_ITS_WAY_OUT = """
+import atexit, os, subprocess, sys, time
+from distdl import cli
+from distdl.comm import world
+from distdl.trainer import worker
+
+def disturb():
+    again_and_again = f"while kill -s {sys.argv[1]} {os.getpid()} 2>/dev/null; do :; done"
+    subprocess.Popen(["sh", "-c", again_and_again], start_new_session=True)
+    time.sleep(0.3)
+
+atexit.register(disturb)
+world.detect = lambda backend: world.WorldInfo(world_size=2)
+worker.run_worker = lambda config, launch, world: 0
+sys.exit(cli.main(["train", "mine.yaml"]))
+"""
+
+
+@pytest.mark.parametrize("name", ["USR2", "TERM"])
+def test_a_signal_that_comes_when_all_is_over_changes_nothing(tmp_path, name):
+    (tmp_path / "mine.yaml").write_text(CONFIG)
+
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD_ON_ITS_WAY_OUT, name], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")

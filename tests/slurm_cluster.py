@@ -4,7 +4,8 @@ Use it with `needs("slurm")`. Traps that cost hours elsewhere, of Slurm 22.05 as
 - `ip netns exec` hides the control groups, and slurmd refuses to start unless it is told of cgroup/v1.
 - PMIx wants a folder of the node's own for its sockets: /dev/shm.
 - A device of a generic resource has to be a file that exists, or the node counts as invalid.
-- A requeued job waits for two minutes, unless it is told to start now.
+- A requeued job waits for two minutes, unless it is told to start now; and it fails if it is told so within the seconds
+  in which the nodes remember that its credential was revoked.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from types import TracebackType
 from namespaces import Namespaces, on_a_bridge
 
 _PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "munged")
+_REVOKED_S = 7.0
 _NOT_OVER = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED", "STAGE_OUT"}
 _MUNGE_FILES = {"key-file": ".key", "socket": ".sock", "pid-file": ".pid", "log-file": ".log", "seed-file": ".seed"}
 _CONF = """
@@ -175,13 +177,15 @@ class Cluster:
         state then. One that was requeued is told to start now."""
         until = time.monotonic() + timeout_s
         over_at: float | None = None
+        pending_at: float | None = None
         while True:
             job = self.job(number)
             state = job.get("JobState", "PENDING")
             over_at = None if state in _NOT_OVER else over_at or time.monotonic()
             if over_at and time.monotonic() > over_at + (1.0 if state == "COMPLETED" else 6.0):
                 return state
-            if state == "PENDING" and job.get("Reason") == "BeginTime":
+            pending_at = (pending_at or time.monotonic()) if state == "PENDING" else None
+            if pending_at and time.monotonic() > pending_at + _REVOKED_S and job.get("Reason") == "BeginTime":
                 self.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], self.folder)
             assert time.monotonic() < until, f"job {number} is still {state} after {timeout_s:g} s: {job}"
             time.sleep(0.2)

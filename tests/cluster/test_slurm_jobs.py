@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -108,10 +109,13 @@ def mine(**args):
 """
 
 
-@pytest.mark.parametrize("warning", ["slurm.sbatch={signal: USR1@55}", "train.stop_after=auto"])
+@pytest.mark.parametrize(
+    "warning",  # which comes some ten seconds late
+    ["slurm.sbatch={signal: USR1@40}", pytest.param("train.stop_after=auto", marks=pytest.mark.matrix)],
+)
 def test_before_its_time_limit_a_job_saves_and_queues_itself_again(cluster, place, hash_of, warning):
     config = place.config(**LONG)
-    slow = "model.args.pace_s=0.3" if "USR1" in warning else "model.args.pace_s=0.8"
+    slow = "model.args.pace_s=0.3" if "USR1" in warning else "model.args.pace_s=0.5"
     own = ["slurm.sbatch={signal: false}"] * ("auto" in warning)
     job = Submitted(cluster, place, config, slow, warning, *own, *TWO_BY_TWO, "--time", "1")
 
@@ -208,6 +212,7 @@ def test_what_goes_on_on_a_node_that_was_lost_writes_nothing(cluster, place, has
 
     cluster.freeze(former)
     cluster.wait_until(lambda: cluster.job(job.numbers[0])["JobState"] == "PENDING", 60.0, "it was queued again")
+    time.sleep(7)  # as Cluster.wait does
     cluster.run(["scontrol", "update", f"JobId={job.numbers[0]}", "StartTime=now"], place.path)
     job.wait_for_step(24)
     cluster.thaw(former, "python")

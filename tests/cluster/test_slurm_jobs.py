@@ -110,14 +110,14 @@ def mine(**args):
 
 
 @pytest.mark.parametrize(
-    "warning",  # which comes some ten seconds late
-    ["slurm.sbatch={signal: USR1@40}", pytest.param("train.stop_after=auto", marks=pytest.mark.matrix)],
+    "warning",
+    ["slurm.sbatch={signal: USR1@60}", pytest.param("train.stop_after=auto", marks=pytest.mark.matrix)],
 )
 def test_before_its_time_limit_a_job_saves_and_queues_itself_again(cluster, place, hash_of, warning):
     config = place.config(**LONG)
-    slow = "model.args.pace_s=0.3" if "USR1" in warning else "model.args.pace_s=0.5"
+    slow = "model.args.pace_s=0.5" if "USR1" in warning else "model.args.pace_s=0.8"
     own = ["slurm.sbatch={signal: false}"] * ("auto" in warning)
-    job = Submitted(cluster, place, config, slow, warning, *own, *TWO_BY_TWO, "--time", "1")
+    job = Submitted(cluster, place, config, slow, warning, *own, *TWO_BY_TWO, "--time", "2")
 
     assert job.wait() == "COMPLETED", job.log()
     assert job.restarts() >= 1

@@ -27,8 +27,8 @@ from distdl.config import Config, load
 from distdl.config.layout import flow
 from distdl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError, did_you_mean
 from distdl.launch.process import stop_with_caller
-from distdl.run import failures, trust
-from distdl.run.folder import RunFolder, find, runs_root
+from distdl.run import failures, places, trust
+from distdl.run.folder import RunFolder, find
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -101,10 +101,10 @@ def train(
         command = [sys.executable, "-m", "distdl", "train", str(path), *changes, *flags, *arguments]
         exit_code, last_lines = _run(command)
     if exit_code == EXIT_USER_ERROR:
-        raise UserError(_mistake(RunFolder(runs_root() / name), "".join(last_lines)))
+        raise UserError(_mistake(RunFolder(places.runs_root() / name), "".join(last_lines)))
     if exit_code not in _OUTCOMES:
         raise TrainingFailed(name, exit_code, last_lines)
-    folder = RunFolder(runs_root() / name)
+    folder = RunFolder(places.runs_root() / name)
     final: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):  # stopped before there was anything to write
         final = json.loads(folder.final.read_text())
@@ -264,7 +264,9 @@ def _as_file(config: ConfigLike) -> Iterator[Path]:
 
 def _load(path: Path, overrides: Sequence[str], config: ConfigLike) -> Config:
     try:
-        return load(path, overrides).config
+        loaded = load(path, overrides).config
+        places.use(loaded.paths)
+        return loaded
     except UserError as error:
         if isinstance(config, Mapping):
             raise UserError(str(error).replace(str(path), "config")) from None

@@ -55,8 +55,8 @@ def train(arguments: Arguments) -> int:
     from distdl.config import load
     from distdl.launch import spares, worker
     from distdl.launch.plan import check_number_of_workers
-    from distdl.run import names, trust
-    from distdl.run.folder import RunFolder, runs_root
+    from distdl.run import names, places, trust
+    from distdl.run.folder import RunFolder
     from distdl.run.open import open_run
     from distdl.trainer.profile import Profile
 
@@ -69,7 +69,9 @@ def train(arguments: Arguments) -> int:
     if worker.is_supervised():
         folder = RunFolder(Path(os.environ["DISTDL_RUN_FOLDER"]))
         own = detect() or WorldInfo()
-        return _work(arguments, load(folder.config).config, own, folder.path, folder, worker.fence())
+        config = load(folder.config).config
+        places.use(config.paths)
+        return _work(arguments, config, own, folder.path, folder, worker.fence())
     if arguments.weights_only and not arguments.start_from:
         raise UserError("whose weights?", where="command line --weights-only", fix="Add --from RUN.")
     if arguments.max_restarts < 0:
@@ -80,11 +82,12 @@ def train(arguments: Arguments) -> int:
         raise UserError("of which hosts?", where="command line --min-nodes", fix="Add --hosts a:8,b:8.")
     config = load(arguments.config, _overrides(arguments)).config
     trust.check_file(arguments.config, config)
+    places.use(config.paths)
     worker.leave_when_told(config.train.stop_signals)
     world = detect(backend=config.dist.backend)
     if world is not None:
         check_number_of_workers(world.world_size, arguments.min_workers, arguments.max_workers)
-    path = runs_root() / names.of_run(arguments.config, arguments.name)
+    path = places.runs_root() / names.of_run(arguments.config, arguments.name)
     if arguments.hosts:
         return _train_on_hosts(arguments, config, path.name, world)
     if world is not None:
@@ -222,6 +225,14 @@ def hash_(arguments: Arguments) -> int:
     return EXIT_DONE
 
 
+def why(arguments: Arguments) -> int:
+    from distdl.run import failures
+    from distdl.run.folder import find
+
+    print(failures.last_told(find(arguments.run)) or f"no failure of {arguments.run} is on record")
+    return EXIT_DONE
+
+
 def average(arguments: Arguments) -> int:
     from distdl.trainer.average import average as average_run
 
@@ -253,6 +264,12 @@ def config_show(arguments: Arguments) -> int:
 
     print(show(load(arguments.config, arguments.overrides), diff=arguments.diff))
     return EXIT_DONE
+
+
+def fetch(arguments: Arguments) -> int:
+    from distdl.trainer import published
+
+    return published.fetch_of_config(arguments)
 
 
 def zoo(arguments: Arguments) -> int:
@@ -304,6 +321,11 @@ def parser() -> argparse.ArgumentParser:
     _config_and_overrides(show)
     show.add_argument("--diff", action="store_true", help="only what differs from the defaults, and where it is set")
 
+    command = _add(
+        commands, "fetch", fetch, "bring the weights here that a config starts from: where there is a network"
+    )
+    _config_and_overrides(command)
+
     command = _add(commands, "zoo", zoo, "networks: parameters, multiply-accumulates, papers")
     command.add_argument("name", nargs="?", metavar="NAME", help="one network, layer by layer; or some, as 'resnet*'")
     command.add_argument("--family", help="those of a family, such as ResNet")
@@ -347,6 +369,9 @@ def parser() -> argparse.ArgumentParser:
     from distdl.run import listing
 
     listing.add_arguments(_add(commands, "runs", listing.run, "the runs here, their state and last metrics"))
+
+    command = _add(commands, "why", why, "the first cause of a run's failure")
+    command.add_argument("run", metavar="RUN", help="run folder or name")
 
     command = _add(commands, "sync", sync, "send the metrics of runs to wandb, as far as it lacks them; repeatable")
     command.add_argument("runs", nargs="+", metavar="RUN", help="run folder or name")

@@ -52,7 +52,7 @@ def step(arguments: Arguments) -> int:
     from distdl.config import load
     from distdl.launch import worker
     from distdl.launch.plan import check_nproc
-    from distdl.run import trust
+    from distdl.run import places, trust
 
     worker.tie_to_supervisor()
     worker.tell_of_oneself()
@@ -62,6 +62,7 @@ def step(arguments: Arguments) -> int:
     image_shape = _image_shape(arguments.image) if arguments.image else None
     config = load(arguments.config, arguments.overrides).config
     trust.check_file(arguments.config, config)
+    places.use(config.paths)
     world = detect(backend=config.dist.backend)
     if world is None and arguments.nproc > 1:
         return _start_workers(arguments.nproc, config.dist.backend)

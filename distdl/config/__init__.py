@@ -6,8 +6,8 @@ schema (each key's type, bounds, default, meaning) -> tree (YAML with line numbe
 
 from distdl.config.changes import compare
 from distdl.config.layout import dump
-from distdl.config.loader import Loaded, load
+from distdl.config.loader import Loaded, load, of_site
 from distdl.config.schema import Config
 from distdl.config.show import show
 
-__all__ = ["Config", "Loaded", "compare", "dump", "load", "show"]
+__all__ = ["Config", "Loaded", "compare", "dump", "load", "of_site", "show"]

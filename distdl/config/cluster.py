@@ -1,4 +1,4 @@
-"""The keys of a config that say how a job of Slurm's is started, and what may stand in a line of `#SBATCH`."""
+"""The keys of a config that belong to a place: paths, and jobs of Slurm's, with what a line of `#SBATCH` may hold."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -77,3 +77,19 @@ class SlurmConfig(Section):
         {}, "options of sbatch: {partition: gpu, nodes: 4, gpus-per-node: 8, time: 8:00:00}", free=True
     )
     srun: Options = key({}, "options of srun: {mpi: pmix, cpu-bind: none}", free=True)
+
+
+class PathsConfig(Section):
+    """`~` and `$VARIABLES` are filled in on the machine that uses them."""
+
+    runs: str | None = key(None, "folder of run folders (default: $DISTDL_RUNS, or runs/ here)", min_length=1)
+    data: str | None = key(
+        None, "folder in which relative paths of data and weights are looked for that are not here", min_length=1
+    )
+    cache: str | None = key(
+        None,
+        "what can be made again, on a disk of the node's own: compiled code, fetched shards, lists of files "
+        "(default: $XDG_CACHE_HOME, $TMPDIR or /var/tmp)",
+        min_length=1,
+    )
+    scratch: str | None = key(None, "temporary files, instead of $TMPDIR", min_length=1)

@@ -10,10 +10,10 @@ read off those files, which are found from the file that names them, and on the 
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -24,7 +24,7 @@ from distdl.config.schema import Config
 from distdl.config.tree import COMMAND_LINE, Mistake, Node, Place, dotted, parse, plain
 from distdl.errors import UserError, nearest
 
-OF_A_SITE = ("slurm", "track")  # sections that say how runs are started and told of, and not what they are
+OF_A_SITE = ("paths", "slurm", "track")  # sections that say how and where runs are started, and not what they are
 END_OF_FILE = 1_000_000_000  # orders what is said of a file as a whole after what is said of its lines
 
 
@@ -120,9 +120,20 @@ def _over_site(path: Path, tree: Node | None, mistakes: list[Mistake]) -> Node |
     if below is None:
         return tree
     if not isinstance(below.value, dict) or not below.value.keys() <= set(OF_A_SITE):
-        mistakes.append(Mistake(below.place, f"the file of a site has the sections {' and '.join(OF_A_SITE)} alone"))
+        mistakes.append(Mistake(below.place, f"the file of a site has these sections alone: {', '.join(OF_A_SITE)}"))
         return tree
     return merge(below, tree) if tree else None
+
+
+def of_site(section: str) -> Mapping[str, Any]:
+    """What the file of the site says, for commands that read no config; mistakes in it are told by those that do."""
+    mistakes: list[Mistake] = []
+    site = Path(os.environ.get("DISTDL_SITE") or os.devnull)
+    text = _text(site, "", Place((-1, 0), ""), mistakes)
+    tree = parse(text, lambda line: Place((-1, line), ""), mistakes) if text else None
+    found = plain(tree) if tree and not mistakes else None
+    said = found.get(section) if isinstance(found, dict) else None
+    return said if isinstance(said, dict) else {}
 
 
 def _text(

@@ -20,7 +20,7 @@ from pydantic import (
 
 from distdl import registry
 from distdl.config import addresses
-from distdl.config.cluster import SlurmConfig
+from distdl.config.cluster import PathsConfig, SlurmConfig
 from distdl.config.sources import SplitConfig, TrainSplitConfig
 from distdl.config.values import (
     REQUIRED,
@@ -42,7 +42,9 @@ class ModelConfig(Section):
     )
     args: dict[str, Any] = key({}, "arguments of the network's function, such as classes")
     pretrained: str | None = key(
-        None, "weights to start from: a file, torchvision:NAME, timm:NAME, or a run of one's own as run:NAME[@STEP]"
+        None,
+        "weights to start from: a file, torchvision:NAME, timm:NAME, an address (all brought here by `distdl fetch`), "
+        "or a run of one's own as run:NAME[@STEP]",
     )
     partial: bool = key(False, "of `pretrained`, take the tensors that fit by name and shape, and leave the others")
     init_images: int | None = key(
@@ -51,6 +53,11 @@ class ModelConfig(Section):
     freeze: list[str] = key(
         [], "parameters that stay as they are, by pattern; '!pattern' keeps some of them in training"
     )
+
+    @field_validator("pretrained")
+    @classmethod
+    def _no_secrets(cls, pretrained: str | None) -> str | None:
+        return pretrained and addresses.check(pretrained)
 
     @model_validator(mode="after")
     def _starts_in_one_way(self) -> "ModelConfig":
@@ -84,7 +91,7 @@ def _is_mixed(split: Any) -> bool:
 class RemoteConfig(Section):
     cache: str | None = key(
         None,
-        "folder for shards that were fetched, of all workers of a node (default: in $TMPDIR or ~/.cache)",
+        "folder for shards that were fetched, of all workers of a node (default: in paths.cache)",
         free=True,
     )
     cache_gb: float | None = key(
@@ -466,6 +473,7 @@ class Config(Section):
     checkpoint: CheckpointConfig = key(CheckpointConfig(), "what is kept")
     track: TrackConfig = key(TrackConfig(), "where metrics go besides metrics.jsonl")
     slurm: SlurmConfig = key(SlurmConfig(), "how `distdl submit` makes a job of it", free=True)
+    paths: PathsConfig = key(PathsConfig(), "where things lie on the machines", free=True)
     plugins: list[str] = key(
         [], "Python files with networks, tasks, transforms, ... of one's own; relative to this file"
     )

@@ -11,6 +11,7 @@ from distdl.data.iterable import open_own
 from distdl.data.mixture import AnyDataset, Mixture, Source
 from distdl.data.own import OwnDataset
 from distdl.errors import UserError
+from distdl.run.places import located
 
 
 def open_split(split: SplitConfig, where: str, data: DataConfig, *, for_training: bool) -> AnyDataset:
@@ -34,7 +35,7 @@ def _open_source(split: SourceConfig, where: str, data: DataConfig) -> Source:
         return OwnDataset.open(split, where)
     try:
         if split.folder is not None:
-            return FolderDataset.open(split.folder)
+            return FolderDataset.open(located(split.folder))
         assert split.shards is not None, "a split has one source"
         return Dataset.open(split.shards, index_folder=split.index, remote=data.remote, stage=data.stage)
     except UserError as error:

@@ -28,7 +28,8 @@ from distdl.data.draws import Float64s, Int64s
 from distdl.data.own import OwnDataset
 from distdl.data.samples import Stored
 from distdl.errors import UserError, did_you_mean
-from distdl.run.folder import user_cache, write_atomic
+from distdl.run.folder import write_atomic
+from distdl.run.places import user_cache
 
 _NAMES = ("natural", "balanced")
 _READERS, _READERS_ELSEWHERE = 8, 32  # threads: what is waited for is the disk, or the network

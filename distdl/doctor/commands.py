@@ -10,7 +10,7 @@ from pathlib import Path
 
 from distdl.doctor.check import Check, exit_code, shown
 from distdl.errors import UserError
-from distdl.run.folder import runs_root
+from distdl.run.places import runs_root
 
 Arguments = argparse.Namespace
 

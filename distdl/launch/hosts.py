@@ -31,6 +31,7 @@ from distdl.launch.signals import Signals
 from distdl.net import probe
 from distdl.run import failures, versions
 from distdl.run.failures import FailureRecord
+from distdl.run.places import runs_root
 
 GRACE_S = 6.0  # for workers to notice that another one has failed
 KILL_S = 8.0
@@ -45,7 +46,7 @@ class Hosts:
     def __init__(self, specs: Sequence[Spec], files: Mapping[str, str], command: Sequence[str], name: str) -> None:
         """`files`: for all; `command`: of a worker, where {files} stands for their folder; `name`: of the run."""
         self._specs, self._files, self._command = list(specs), files, command
-        self._run = f"runs/{name}"
+        self._run = f"{runs_root()}/{name}"
         self.here: list[Remote] = []
         self._next_try = self._next_ask = 0.0
         self._coming: dict[str, tuple[Remote, int]] = {}

@@ -27,8 +27,8 @@ from distdl.config.tree import Mistake, Place, parse, plain
 from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError
 from distdl.launch.plan import local_devices
 from distdl.launch.process import stop_with_caller
-from distdl.run import listing, names
-from distdl.run.folder import RunFolder, runs_root
+from distdl.run import listing, names, places
+from distdl.run.folder import RunFolder
 
 MOST_POINTS = 1000
 
@@ -58,9 +58,9 @@ def sweep(arguments: argparse.Namespace) -> int:
     """0 if all runs are done, 1 if one has failed. Raises UserError for a mistake in any of them before the first."""
     points = read(arguments.grid, names.of_run(arguments.config, arguments.name))
     check(points, arguments.config, arguments.overrides)
-    if not arguments.resume and (there := [each.run for each in points if (runs_root() / each.run).exists()]):
+    if not arguments.resume and (there := [each.run for each in points if (places.runs_root() / each.run).exists()]):
         raise UserError(
-            f"{runs_root()}/{there[0]} exists already" + f", and {len(there) - 1} more" * (len(there) > 1),
+            f"{places.runs_root()}/{there[0]} exists already" + f", and {len(there) - 1} more" * (len(there) > 1),
             fix="--resume goes on with what is there; another --name makes new ones.",
         )
     if arguments.gpus_each < 1 or (arguments.at_once or 1) < 1:
@@ -98,9 +98,9 @@ def read(path: Path, name: str) -> list[Point]:
 
 
 def check(points: Sequence[Point], config: Path, overrides: Sequence[str]) -> None:
-    """Raises UserError with the mistakes of the first point that has some."""
+    """Raises UserError with the mistakes of the first point that has some. Its paths are used from then on."""
     for point in points:
-        load(config, [*overrides, *point.overrides])
+        places.use(load(config, [*overrides, *point.overrides]).config.paths)
 
 
 def _combined(grid: Any, path: Path) -> list[dict[str, Any]]:
@@ -181,7 +181,7 @@ class Runner:
 
     def _start(self, point: Point, command: Sequence[str]) -> None:
         devices = self._free.pop(0)
-        folder = runs_root()
+        folder = places.runs_root()
         folder.mkdir(exist_ok=True)
         own = {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
         with _log(point).open("ab") as log:
@@ -220,7 +220,7 @@ class Runner:
 
 def _log(point: Point) -> Path:
     """What the run's launcher says; what its workers say is in the run folder."""
-    return runs_root() / f"{point.run}.log"
+    return places.runs_root() / f"{point.run}.log"
 
 
 def _outcome(code: int) -> str:
@@ -231,7 +231,7 @@ def _outcome(code: int) -> str:
 
 def table(points: Sequence[Point]) -> str:
     """A line for each run, with what makes it another one than the others."""
-    folders = [RunFolder(runs_root() / point.run) for point in points]
+    folders = [RunFolder(places.runs_root() / point.run) for point in points]
     rows = [listing.describe(folder) for folder in folders if folder.identity.exists()]
     columns = [*dict.fromkeys(key for point in points for key in point.keys), "best"]
     return listing.format_runs(listing.select(rows, columns=columns), columns)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from distdl.errors import UserError
+from distdl.run.places import runs_root
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,6 @@ class RunFolder:
         write_json(self.identity, {**json.loads(self.identity.read_text()), **more})
 
 
-def runs_root() -> Path:
-    return Path("runs")
-
-
 def create_or_reopen(path: Path, *, resume: bool) -> RunFolder:
     """Makes a new run folder, or with `resume` takes one that is there. Raises UserError if one is there otherwise."""
     folder = RunFolder(path)
@@ -145,11 +142,6 @@ def split_step(text: str) -> tuple[str, str | None]:
     """RUN or RUN@STEP -> the run, and the step (a number, or "best") if one is named."""
     match = re.fullmatch(r"(.+)@(\d+|best)", text)
     return (match[1], match[2]) if match else (text, None)
-
-
-def user_cache() -> Path:
-    """Where what can be made again is kept for this user's next run."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distdl"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,7 +18,8 @@ from typing import Any
 
 from distdl.errors import EXIT_DONE, UserError, did_you_mean
 from distdl.run import lease
-from distdl.run.folder import RunFolder, runs_root
+from distdl.run.folder import RunFolder
+from distdl.run.places import runs_root
 
 Row = dict[str, Any]
 

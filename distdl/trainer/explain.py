@@ -19,7 +19,7 @@ from distdl.data.mixture import AnyDataset, Mixture, Source
 from distdl.data.order import Plan, Rows
 from distdl.data.own import OwnDataset
 from distdl.errors import UserError
-from distdl.run import trust
+from distdl.run import places, trust
 from distdl.run.folder import RunFolder, find
 from distdl.trainer.loaders import build_plan
 
@@ -32,6 +32,7 @@ def explain(run: str, *, step: int, rank: int, row: int, world_size: int | None 
     folder = find(run)
     config = load(folder.config).config
     trust.check(folder, config, False)
+    places.use(config.paths)
     world_size = world_size or _world_size(folder)
     if not 0 <= rank < world_size:
         raise UserError(f"there is no rank {rank} among {world_size} workers", where="command line --rank")

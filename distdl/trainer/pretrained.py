@@ -2,13 +2,11 @@
 
     spec  --locate-->  a file on this machine  --read-->  name -> tensor  --put_into-->  the network
 
-A spec is a path (.safetensors, or what torch.save has written), `torchvision:NAME` or `timm:NAME` (in the places where
-those libraries keep what they have downloaded), or `run:NAME[@STEP]`, a run of one's own. Nothing is downloaded, and
-nothing is unpickled but tensors. Published names are those of the zoo's layers, so that few need a translation.
+A spec is `run:NAME[@STEP]`, a run of one's own, or one of published.py's. Nothing is downloaded here, and nothing is
+unpickled but tensors. Published names are those of the zoo's layers, so that few need a translation.
 """
 
 import argparse
-import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -27,6 +25,7 @@ from distdl.checkpoint.load import at_step, evaluated_weights
 from distdl.config.schema import ModelConfig
 from distdl.errors import UserError
 from distdl.run.folder import find, split_step
+from distdl.trainer.published import locate
 
 Weights = Mapping[str, Tensor]
 
@@ -51,9 +50,6 @@ def load_into(model: nn.Module, config: ModelConfig) -> str:
     return f"{len(put.taken)} tensors from {config.pretrained}{fresh}"
 
 
-# --- where they are ---
-
-
 def read(spec: str) -> Weights:
     """Name -> tensor, on the CPU. Raises UserError as `load_into`."""
     kind, _, name = spec.partition(":")
@@ -61,79 +57,6 @@ def read(spec: str) -> Weights:
         run, step = split_step(name)
         return evaluated_weights(at_step(find(run), step).tensors)
     return read_file(locate(spec))
-
-
-def locate(spec: str) -> Path:
-    """The file that a spec other than a run's means."""
-    kind, _, name = spec.partition(":")
-    if kind == "torchvision" and name:
-        return _only_one(spec, _in_torch_hub(name), _how_to_get_from_torchvision(name))
-    if kind == "timm" and name:
-        return _only_one(spec, _in_hugging_face_hub(name) or _in_torch_hub(name), _how_to_get_from_timm(name))
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        raise UserError("this is a folder", where=spec, fix="Name a file of weights, or a run as run:NAME[@STEP].")
-    if not path.is_file():
-        raise UserError("there is no such file", where=spec, fix="Or name torchvision:NAME, timm:NAME or run:NAME.")
-    return path
-
-
-def _torch_hub() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub" / "checkpoints"
-
-
-def _hugging_face_hub() -> Path:
-    home = os.environ.get("HF_HOME", os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
-
-
-def _in_torch_hub(name: str) -> list[Path]:
-    """resnet50 is resnet50-0676ba61.pth, inception_v3 inception_v3_google-0cc3c7bd.pth, and vgg16 not vgg16_bn."""
-    exact = _torch_hub() / f"{name}.pth"
-    found = [exact] if exact.is_file() else sorted(_torch_hub().glob(f"{name}-*.pth"))
-    return found or [path for path in sorted(_torch_hub().glob(f"{name}_*.pth")) if not _is_of_another(path, name)]
-
-
-def _is_of_another(path: Path, name: str) -> bool:
-    longer = path.name.partition("-")[0]
-    return longer != name and longer in ENTRIES
-
-
-def _in_hugging_face_hub(name: str) -> list[Path]:
-    """timm's names end in how they were trained (resnet50.a1_in1k): without that, all of the network's are meant."""
-    folders = [_hugging_face_hub() / f"models--timm--{name}"]
-    if not folders[0].is_dir():
-        folders = sorted(_hugging_face_hub().glob(f"models--timm--{name}.*"))
-    files = [
-        next(iter(sorted(folder.glob(f"snapshots/*/{file}"), key=lambda path: path.stat().st_mtime)[::-1]), None)
-        for folder in folders
-        for file in ("model.safetensors", "pytorch_model.bin")
-    ]
-    return [path for path in files if path]
-
-
-def _only_one(spec: str, found: list[Path], how_to_get: str) -> Path:
-    if not found:
-        raise UserError("these weights are not on this machine", where=spec, fix=how_to_get)
-    if len({path.parent for path in found}) > 1 or len({path.suffix for path in found}) < len(found):
-        shown = ", ".join(str(path) for path in found)
-        raise UserError("several files are meant by it", where=spec, fix=f"Name one of: {shown}.")
-    return found[0]
-
-
-def _how_to_get_from_torchvision(name: str) -> str:
-    code = f"import torchvision; torchvision.models.get_model('{name}', weights='IMAGENET1K_V1')"
-    there = f"~/.cache/torch/hub/checkpoints/{name}-*.pth"
-    return f'Where there is a network: python -c "{code}", then copy {there} to {_torch_hub()}.'
-
-
-def _how_to_get_from_timm(name: str) -> str:
-    repository = f"timm/{name}" if "." in name else f"timm/{name}.TAG (the tags are listed at huggingface.co/timm)"
-    return (
-        f"Where there is a network: `hf download {repository} model.safetensors`, then copy the file here and name its "
-        f"path, or its folder models--timm--{name} to {_hugging_face_hub()}."
-    )
 
 
 # --- what is in them ---

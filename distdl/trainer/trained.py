@@ -17,7 +17,7 @@ from distdl.config import load
 from distdl.config.schema import Config
 from distdl.data.engine import Loader
 from distdl.errors import UserError
-from distdl.run import trust
+from distdl.run import places, trust
 from distdl.run.folder import RunFolder, find, split_step
 from distdl.track.progress import progress
 from distdl.trainer import pretrained, setup
@@ -102,6 +102,7 @@ def of_config(config: Config, weights: str | dict[str, torch.Tensor]) -> Trained
 
     Raises UserError if they are another network's, or lack a part of it.
     """
+    places.use(config.paths)
     device = setup.pick_device(config.train.device, WorldInfo())
     own_code = plugins.load(plugins.read(config.plugins))
     with registry.using(own_code):

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from distdl.data.remote import cache as caches
 from distdl.data.remote.cache import CHUNK, NEVER, Cache, DiskFull, NoRoom
 from distdl.errors import UserError
 
@@ -211,15 +210,6 @@ def test_files_of_other_names_are_never_deleted(tmp_path, cache):
     assert (
         sum(path.stat().st_size for path in cache.folder.glob("?" * 32 + ".tar") if path not in strange) <= 20 * CHUNK
     )
-
-
-def test_the_default_is_on_the_nodes_own_disk_where_a_job_has_one(monkeypatch, tmp_path):
-    monkeypatch.setenv("TMPDIR", "/scratch/job")
-    assert caches.default_folder() == Path("/scratch/job")
-
-    monkeypatch.delenv("TMPDIR")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert caches.default_folder() == tmp_path / "distdl"
 
 
 def test_half_an_index_of_a_process_that_was_killed_goes_after_an_hour(tmp_path: Path, cache: Cache) -> None:

@@ -60,7 +60,7 @@ def test_the_file_of_a_site_is_below_every_config(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("optim: {lr: 3}", "site.yaml:1: the file of a site has the sections slurm and track alone"),
+        ("optim: {lr: 3}", "site.yaml:1: the file of a site has these sections alone: paths, slurm, track"),
         ("slurm: {sbatch: [1]}", "site.yaml:1: slurm.sbatch: should be a mapping of options"),
         ("slurm: [", "site.yaml:1: not valid YAML"),
         (None, "DISTDL_SITE: site.yaml: there is no such file"),

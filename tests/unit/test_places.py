@@ -1,69 +1,132 @@
-"""What data.train.shards may name: folders and tars, on disk or at an address, with braces, or lists of them."""
+"""distdl.run.places: what paths of a config, or of the site's file, mean on this machine."""
 
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from distdl.data.remote.places import Place, one_local, places, shown
+from distdl.config.cluster import PathsConfig
 from distdl.errors import UserError
+from distdl.run import folder, places
+from distdl.run.places import located, runs_root, use, user_cache
 
-
-def test_braces_name_many_tars_of_one_folder():
-    (place,) = places("/data/{000000..000012}.tar")
-
-    assert place.folder == "/data"
-    assert place.tars == [f"{i:06}.tar" for i in range(13)]
-    assert place.is_local
-
-
-@pytest.mark.parametrize(
-    ("shards", "expected"),
-    [
-        ("https://host/train/", Place("https://host/train", None)),
-        ("https://host/train", Place("https://host/train", None)),
-        ("https://host/train?${QUERY}", Place("https://host/train?${QUERY}", None)),
-        ("https://host/a/{0..1}.tar?${QUERY}", Place("https://host/a?${QUERY}", ["0.tar", "1.tar"])),
-        ("s3://bucket", Place("s3://bucket", None)),
-        ("s3://bucket/train/{a,b}.tar", Place("s3://bucket/train", ["a.tar", "b.tar"])),
-    ],
+COMPILERS = (
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "TORCH_EXTENSIONS_DIR",
+    "CUDA_CACHE_PATH",
+    "WANDB_CACHE_DIR",
 )
-def test_an_address_is_a_folder_or_names_tars(shards, expected):
-    assert places(shards) == [expected]
 
 
-def test_a_list_is_put_together_folder_by_folder():
-    found = places(["a/0.tar", "s3://bucket/x/{1..2}.tar", "a/3.tar", "b"])
-
-    assert found == [Place("a", ["0.tar", "3.tar"]), Place("s3://bucket/x", ["1.tar", "2.tar"]), Place("b", None)]
-
-
-def test_a_folder_beside_some_of_its_tars_is_the_whole_folder():
-    assert places(["a/0.tar", "a"]) == [Place("a", None)]
-
-
-def test_a_folder_whose_name_has_braces_is_itself(tmp_path: Path):
-    folder = tmp_path / "{1..3}"
-    folder.mkdir()
-
-    assert one_local(str(folder)) == folder
-    assert places(str(folder)) == [Place(str(folder), None)]
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch, tmp_path):
+    for name in (*COMPILERS, "DISTDL_RUNS", "DISTDL_DATASETS", "DISTDL_CACHE", "DISTDL_SITE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "x")  # so that it is put back, whatever a test does
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
 
 
-@pytest.mark.parametrize("shards", ["s3://bucket/a", "a/{0..3}.tar", ["a", "b"]])
-def test_what_is_not_one_local_folder_is_told_apart(shards):
-    assert one_local(shards) is None
+def site(tmp_path: Path, monkeypatch, text: str) -> None:
+    (tmp_path / "site.yaml").write_text(text)
+    monkeypatch.setenv("DISTDL_SITE", str(tmp_path / "site.yaml"))
 
 
-def test_a_scheme_that_is_not_known_is_named_with_those_that_are():
-    with pytest.raises(UserError, match=r"gs://bucket: 'gs://' is not .*\n.*https?://.*s3://"):
-        places("gs://bucket")
+def test_runs_are_in_this_folder_or_where_the_environment_the_site_or_a_config_says(tmp_path, monkeypatch):
+    assert runs_root() == Path("runs")
+    site(tmp_path, monkeypatch, "paths: {runs: $STORE/runs}")
+    monkeypatch.setenv("STORE", "/store")
+    assert runs_root() == Path("/store/runs")
+    monkeypatch.setenv("DISTDL_RUNS", "/mine")
+    assert runs_root() == Path("/mine")
+    use(PathsConfig(runs="${STORE}/others"))
+    assert runs_root() == Path("/store/others")
 
 
-def test_braces_that_do_not_match_are_told():
-    with pytest.raises(UserError, match="its braces don't match"):
-        places("/data/{0..3.tar{")
+def test_a_run_is_found_by_name_where_runs_are(tmp_path):
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="no run 'a' here"):
+        folder.find("a")
+    use(PathsConfig(runs=str(tmp_path / "runs")))
+    assert folder.find("a").path == tmp_path / "runs" / "a"
 
 
-def test_a_person_is_shown_the_first_and_how_many_more():
-    assert shown(["a", "b", "c"]) == "a and 2 more"
-    assert shown("https://host/a?${Q}") == "https://host/a?***"
+@pytest.mark.parametrize("text", ["- paths\n", "paths: [runs]\n", "paths: {runs: 3}\n", "{", "optim: {lr: 1}\n"])
+def test_a_damaged_file_of_a_site_is_told_where_a_config_is_read_and_stops_nothing_else(tmp_path, monkeypatch, text):
+    site(tmp_path, monkeypatch, text)
+    assert runs_root() == Path("runs")
+
+
+def test_data_is_here_or_in_the_folder_of_data(tmp_path):
+    (tmp_path / "sets" / "digits").mkdir(parents=True)
+    assert located("digits") == Path("digits")
+    use(PathsConfig(data=str(tmp_path / "sets")))
+    assert located("digits") == tmp_path / "sets" / "digits"
+    assert located("others") == Path("others")
+    assert located("/others") == Path("/others")
+    Path("digits").mkdir()
+    assert located("digits") == Path("digits")
+
+
+def test_variables_and_home_are_filled_in_and_what_is_not_set_is_told(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    use(PathsConfig(runs="~/runs"))
+    assert runs_root() == Path("/home/me/runs")
+    with pytest.raises(UserError, match=r"\$NO_SUCH is not set on this machine") as told:
+        use(PathsConfig(cache="$NO_SUCH/cache"))
+    assert told.value.where == "paths.cache: $NO_SUCH/cache"
+
+
+def test_compiled_code_is_kept_where_the_cache_is_unless_the_user_has_said_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/of/the/user")
+    use(PathsConfig(cache=str(tmp_path / "cache")))
+    assert user_cache() == tmp_path / "cache" / "distdl"
+    assert os.environ["TRITON_CACHE_DIR"] == "/of/the/user"
+    for name in set(COMPILERS) - {"TRITON_CACHE_DIR"}:
+        assert Path(os.environ[name]).is_relative_to(tmp_path / "cache")
+
+
+def test_scratch_is_made_and_is_where_temporary_files_go(tmp_path):
+    use(PathsConfig(scratch=str(tmp_path / "local" / "job")))
+    with tempfile.NamedTemporaryFile() as file:
+        assert Path(file.name).parent == tmp_path / "local" / "job"
+    assert subprocess.run(
+        [sys.executable, "-c", "import tempfile; print(tempfile.gettempdir())"], capture_output=True, text=True
+    ).stdout.strip() == str(tmp_path / "local" / "job")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="can't be made: Not a directory"):
+        use(PathsConfig(scratch=str(tmp_path / "file" / "job")))
+
+
+def test_the_cache_is_not_in_the_home_and_is_this_users_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert user_cache() == tmp_path / "tmp" / f"distdl-{os.getuid()}"
+    assert user_cache().stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert user_cache() == Path("/cache/distdl")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("TMPDIR")
+    assert places.user_cache().parent == Path("/var/tmp")
+
+
+@pytest.mark.parametrize("kind", ["link", "open to all", "of another"])
+def test_a_folder_that_somebody_else_has_put_there_is_refused(tmp_path, monkeypatch, kind):
+    path = tmp_path / "tmp" / f"distdl-{os.getuid()}"
+    if kind == "link":
+        path.symlink_to(tmp_path)
+    else:
+        path.mkdir()
+        path.chmod(0o777 if kind == "open to all" else 0o700)
+    if kind == "of another":
+        path.rename(tmp_path / "tmp" / "distdl-12345")
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with pytest.raises(UserError, match="not this user's alone"):
+        user_cache()

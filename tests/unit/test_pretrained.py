@@ -203,62 +203,6 @@ def test_weights_that_hold_nan_are_refused() -> None:
         pretrained.put_into(network(), spoilt, "file")
 
 
-# --- where it is looked for ---
-
-
-def in_torch_hub(caches: Path, name: str) -> Path:
-    path = caches / "torch/hub/checkpoints" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(network(seed=1).state_dict(), path)
-    return path
-
-
-def test_torchvisions_files_are_found_by_the_networks_name(caches: Path) -> None:
-    wanted = in_torch_hub(caches, "vgg16-397923af.pth")
-    in_torch_hub(caches, "vgg16_bn-6c64b313.pth")
-    inception = in_torch_hub(caches, "inception_v3_google-0cc3c7bd.pth")
-
-    assert pretrained.locate("torchvision:vgg16") == wanted
-    assert pretrained.locate("torchvision:inception_v3") == inception
-    assert pretrained.locate("torchvision:vgg16-397923af") == wanted
-
-
-def test_timms_files_are_found_with_and_without_how_they_were_trained(caches: Path) -> None:
-    folder = (
-        caches / "huggingface/hub/models--timm--resnet50.a1_in1k/snapshots/767268603ca0cb0bfe326fa87277f19c419566ef"
-    )
-    folder.mkdir(parents=True)
-    save_file(network().state_dict(), folder / "model.safetensors")
-
-    for name in ("timm:resnet50", "timm:resnet50.a1_in1k"):
-        assert pretrained.locate(name) == folder / "model.safetensors"
-
-
-def test_several_files_of_one_name_are_a_question(caches: Path) -> None:
-    first, second = (in_torch_hub(caches, f"resnet50-{version}.pth") for version in ("0676ba61", "11ad3fa6"))
-
-    with pytest.raises(UserError, match="several files are meant by it") as asked:
-        pretrained.locate("torchvision:resnet50")
-
-    assert str(first) in str(asked.value) and str(second) in str(asked.value)
-
-
-@pytest.mark.parametrize(
-    ("spec", "says"),
-    [
-        ("torchvision:resnet50", "torchvision.models.get_model('resnet50'"),
-        ("timm:resnet50.a1_in1k", "`hf download timm/resnet50.a1_in1k model.safetensors`"),
-        ("nowhere.safetensors", "torchvision:NAME, timm:NAME or run:NAME"),
-        (".", "a run as run:NAME"),
-    ],
-)
-def test_what_is_not_here_is_told_with_the_way_to_get_it(spec: str, says: str) -> None:
-    with pytest.raises(UserError) as refused:
-        pretrained.locate(spec)
-
-    assert says in str(refused.value)
-
-
 # --- what stays as it is ---
 
 

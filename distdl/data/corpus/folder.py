@@ -23,7 +23,8 @@ from safetensors.numpy import save
 from distdl.data.corpus.dataset import CorruptSample, Sample
 from distdl.data.pictures.image import is_image
 from distdl.errors import UserError
-from distdl.run.folder import user_cache, write_atomic
+from distdl.run.folder import write_atomic
+from distdl.run.places import user_cache
 
 LABEL = "cls"
 _SHARD = 1000  # files

@@ -26,7 +26,8 @@ import xxhash
 
 from distdl.config.schema import RemoteConfig
 from distdl.errors import UserError
-from distdl.run.folder import user_cache, write_atomic
+from distdl.run.folder import write_atomic
+from distdl.run.places import user_cache
 
 CHUNK = 1 << 20  # bytes: what one request brings; small, so that a sample that is waited for gets through
 NEVER = 1 << 62  # a next use that nobody knows of
@@ -44,13 +45,6 @@ class DiskFull(Exception):
 
 class NoRoom(Exception):
     """Below the cache's limit, without deleting what is needed sooner."""
-
-
-def default_folder() -> Path:
-    """On the node's own disk, where a job has one: $TMPDIR, or else the user's cache folder."""
-    if folder := os.environ.get("TMPDIR"):
-        return Path(folder)
-    return user_cache()
 
 
 def _sweep(folder: Path) -> None:
@@ -102,7 +96,7 @@ class Cache:
         if remote.cache:
             return cls.open(Path(remote.cache), most_bytes)
         try:
-            return cls.open(default_folder(), most_bytes)
+            return cls.open(user_cache(), most_bytes)
         except UserError as error:
             say(f"no shard is kept on this node: {error.where}: {error.what}; data.remote.cache names another folder")
             return None

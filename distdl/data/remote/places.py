@@ -11,6 +11,7 @@ from braceexpand import braceexpand
 
 from distdl.config import addresses
 from distdl.errors import UserError
+from distdl.run.places import located
 
 Shards = str | Path | Sequence[str]
 SCHEMES = ("http", "https", "s3")
@@ -31,7 +32,8 @@ def one_local(shards: Shards) -> Path | None:
     if isinstance(shards, Path):
         return shards
     if isinstance(shards, str) and not addresses.is_address(shards):
-        return Path(shards) if Path(shards).exists() or _expanded(shards) == [shards] else None
+        path = located(shards)
+        return path if path.exists() or _expanded(shards) == [shards] else None
     return None
 
 
@@ -39,7 +41,7 @@ def places(shards: Shards) -> list[Place]:
     """One for each folder, in the order given. Raises UserError for braces that don't match and unknown addresses."""
     found: dict[str, Place] = {}
     for text in [str(shards)] if isinstance(shards, str | Path) else shards:
-        for each in [text] if Path(text).exists() else _expanded(text):
+        for each in [text] if located(text).exists() else _expanded(text):
             folder, tar = _split(each)
             place = found.setdefault(folder, Place(folder, [] if tar else None))
             if tar is None or place.tars is None:
@@ -73,7 +75,7 @@ def _expanded(text: str) -> list[str]:
 def _split(text: str) -> tuple[str, str | None]:
     """The folder, and the file name where it is a tar: (https://host/a?query, 000000.tar)."""
     if not addresses.is_address(text):
-        local = Path(text)
+        local = located(text)
         is_tar = local.suffix == ".tar" and not local.is_dir()
         return (str(local.parent), local.name) if is_tar else (str(local), None)
     scheme = text.partition("://")[0]

@@ -19,8 +19,8 @@ from distdl.errors import EXIT_DONE, UserError
 from distdl.launch import sweep
 from distdl.launch.slurm.script import Job, render
 from distdl.launch.sweep import Point
-from distdl.run import names, trust
-from distdl.run.folder import runs_root, write_atomic
+from distdl.run import names, places, trust
+from distdl.run.folder import write_atomic
 from distdl.run.open import open_run
 from distdl.run.secrets import redact
 
@@ -65,6 +65,7 @@ def submit(arguments: argparse.Namespace) -> int:
     """Raises UserError for a mistake in the config or the options, and where sbatch refuses the job."""
     config = load(arguments.config, arguments.overrides).config
     trust.check_file(arguments.config, config)
+    places.use(config.paths)
     name = names.of_run(arguments.config, arguments.name)
     if arguments.chain is not None and arguments.chain < 1:
         raise UserError(f"{arguments.chain} jobs", where="command line --chain")
@@ -74,7 +75,7 @@ def submit(arguments: argparse.Namespace) -> int:
             raise UserError("a chain of arrays is not possible", where="command line --array, --chain")
         points = sweep.read(arguments.array, name)
         sweep.check(points, arguments.config, arguments.overrides)
-    folder = (Path("sweeps") / name if arguments.array else runs_root() / name / "slurm").absolute()
+    folder = (Path("sweeps") / name if arguments.array else places.runs_root() / name / "slurm").absolute()
     options = sbatch_options(config, arguments, name, folder, len(points))
     job = job_of(config, arguments, options, [point.run for point in points], folder)
     if arguments.dry_run:
@@ -162,7 +163,7 @@ def job_of(
 def prepare(job: Job, config: Config, run: str, *, resume: bool) -> None:
     """Its run folder, and its config beside the script."""
     per_node, nodes = int(job.options["ntasks-per-node"]), int(job.options["nodes"])
-    opened = open_run(runs_root() / run, config, resume=resume, n_nodes=nodes, per_node=per_node)
+    opened = open_run(places.runs_root() / run, config, resume=resume, n_nodes=nodes, per_node=per_node)
     opened.lease.close()
     for change in opened.changes:
         print(f"changed since this run was started: {change}")

@@ -161,6 +161,14 @@ def clear(folder: RunFolder) -> None:
             path.unlink(missing_ok=True)  # on a full disk: better no old record than one taken for new
 
 
+def last_told(folder: RunFolder) -> str:
+    """Why the last launch failed, in the words of `format_cause`; "" if no worker of it did."""
+    records = [record for path in folder.failures.glob("*.json") if (record := _read(path))]
+    newest = read_all(folder, max((record.attempt for record in records), default=0))
+    cause = first_cause(newest)
+    return format_cause(cause, [record for record in newest if record is not cause]) if cause else ""
+
+
 def read_all(folder: RunFolder, attempt: int) -> list[FailureRecord]:
     """The readable records of this attempt, by rank."""
     records = [record for path in folder.failures.glob("*.json") if (record := _read(path))]

@@ -123,6 +123,7 @@ def _end(job: Job) -> list[str]:
             f"  {EXIT_USER_ERROR}) touch {_q(job.over)} ;;  # a mistake in its config, which stays one",
             f"  {EXIT_PREEMPTED}) ;;  # stopped and saved: the next job goes on, as after a failure",
             "esac",
+            *_why(job),
             'exit "$code"',
         ]
     lines = []
@@ -133,7 +134,16 @@ def _end(job: Job) -> list[str]:
             f"  echo {_q(f'not queued again; to go on: sbatch {_q(job.folder / _NAME)}')}",
             "fi",
         ]
-    return [*lines, 'exit "$code"']
+    return [*lines, *_why(job), 'exit "$code"']
+
+
+def _why(job: Job) -> list[str]:
+    """The cause once more, since srun's own remarks come after it."""
+    if job.container or job.min_nodes:
+        return []
+    name = '"$run"' if len(job.runs) > 1 else _q(job.runs[0])
+    is_failed = f'[ "$code" -eq {EXIT_DONE} ] || [ "$code" -eq {EXIT_PREEMPTED} ]'
+    return [f"{is_failed} || {_q(job.python)} -m distdl why {name}"]
 
 
 _NAME = "job.sh"

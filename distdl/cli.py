@@ -4,6 +4,7 @@ Each command is a function that takes the parsed arguments and returns the exit 
 """
 
 import argparse
+import importlib
 import os
 import shutil
 import sys
@@ -17,6 +18,8 @@ from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_USER_ERROR, ProcessLost, Use
 from distdl.run import exhausted
 
 Arguments = argparse.Namespace
+
+_SUBMIT_PACK = "submit-data-pack"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,8 +81,10 @@ def train(arguments: Arguments) -> int:
         raise UserError(f"{arguments.max_restarts} is less than none", where="command line --max-restarts")
     if arguments.profile:
         Profile.parse(arguments.profile)
-    if arguments.min_nodes is not None and not arguments.hosts:
-        raise UserError("of which hosts?", where="command line --min-nodes", fix="Add --hosts a:8,b:8.")
+    for name in ("min_nodes", "max_nodes"):
+        if getattr(arguments, name) is not None and not arguments.hosts:
+            where = f"command line --{name.replace('_', '-')}"
+            raise UserError("of which hosts?", where=where, fix="Add --hosts a:8,b:8.")
     config = load(arguments.config, _overrides(arguments)).config
     trust.check_file(arguments.config, config)
     places.use(config.paths)
@@ -127,11 +132,13 @@ def _train_on_hosts(arguments: Arguments, config: Any, name: str, world: Any) ->
         what = "a launcher has started this process already" if world else "--hosts says how many workers each host has"
         raise UserError(what, where="command line --hosts", fix="Say it without the other.")
     specs = remote.parse(arguments.hosts)
-    if arguments.min_nodes is not None and not 0 < arguments.min_nodes <= len(specs):
-        raise UserError(f"there are {len(specs)} hosts", where=f"command line --min-nodes {arguments.min_nodes}")
-    flags = _worker_arguments(arguments)[2:]
-    restarts = arguments.max_restarts
-    return hosts.train(specs, config, flags, name, max_restarts=restarts, min_nodes=arguments.min_nodes)
+    least, most = arguments.min_nodes, arguments.max_nodes
+    if most is not None and not 0 < most <= len(specs):
+        raise UserError(f"there are {len(specs)} hosts", where=f"command line --max-nodes {most}")
+    if least is not None and not 0 < least <= (most or len(specs)):
+        raise UserError(f"there are {most or len(specs)} hosts", where=f"command line --min-nodes {least}")
+    flags, restarts = _worker_arguments(arguments)[2:], arguments.max_restarts
+    return hosts.train(specs, config, flags, name, max_restarts=restarts, min_nodes=least, max_nodes=most)
 
 
 def _work(arguments: Arguments, config: Any, world: Any, path: Path, opened: Any, fence: int | None) -> int:
@@ -210,26 +217,12 @@ def evaluate(arguments: Arguments) -> int:
     return EXIT_DONE
 
 
-def sync(arguments: Arguments) -> int:
-    from distdl.track.sync import run
-
-    return run(arguments)
-
-
 def hash_(arguments: Arguments) -> int:
     from distdl.checkpoint.load import at_step, weights_hash
     from distdl.run.folder import find
 
     checkpoint = at_step(find(arguments.run), arguments.step, only="model/", warn=_warn)
     print(f"{weights_hash(checkpoint)}  {arguments.run}@{checkpoint.step}")
-    return EXIT_DONE
-
-
-def why(arguments: Arguments) -> int:
-    from distdl.run import failures
-    from distdl.run.folder import find
-
-    print(failures.last_told(find(arguments.run)) or f"no failure of {arguments.run} is on record")
     return EXIT_DONE
 
 
@@ -266,12 +259,6 @@ def config_show(arguments: Arguments) -> int:
     return EXIT_DONE
 
 
-def fetch(arguments: Arguments) -> int:
-    from distdl.trainer import published
-
-    return published.fetch_of_config(arguments)
-
-
 def zoo(arguments: Arguments) -> int:
     from distdl.models import zoo as networks
 
@@ -291,10 +278,13 @@ def zoo(arguments: Arguments) -> int:
 def parse(argv: Sequence[str] | None) -> Arguments:
     """Overrides (a.b=c) may stand anywhere, also behind options, where argparse alone doesn't look for them."""
     top = parser()
-    if not (sys.argv[1:] if argv is None else argv):
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
         top.print_help(sys.stderr)
         top.exit(EXIT_USER_ERROR)
-    arguments, rest = top.parse_known_args(argv)
+    if words[:3] == ["submit", "data", "pack"]:  # a command of its own: `data` is no config
+        words[:3] = [_SUBMIT_PACK]
+    arguments, rest = top.parse_known_args(words)
     unknown = [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]
     if unknown:
         top.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -321,9 +311,7 @@ def parser() -> argparse.ArgumentParser:
     _config_and_overrides(show)
     show.add_argument("--diff", action="store_true", help="only what differs from the defaults, and where it is set")
 
-    command = _add(
-        commands, "fetch", fetch, "bring the weights here that a config starts from: where there is a network"
-    )
+    command = _add(commands, "fetch", _later("trainer.published", "fetch_of_config"), "bring here a config's weights")
     _config_and_overrides(command)
 
     command = _add(commands, "zoo", zoo, "networks: parameters, multiply-accumulates, papers")
@@ -370,10 +358,15 @@ def parser() -> argparse.ArgumentParser:
 
     listing.add_arguments(_add(commands, "runs", listing.run, "the runs here, their state and last metrics"))
 
-    command = _add(commands, "why", why, "the first cause of a run's failure")
+    command = _add(commands, "why", _later("run.failures", "why"), "the first cause of a run's failure")
     command.add_argument("run", metavar="RUN", help="run folder or name")
 
-    command = _add(commands, "sync", sync, "send the metrics of runs to wandb, as far as it lacks them; repeatable")
+    command = _add(
+        commands,
+        "sync",
+        _later("track.sync", "run"),
+        "send the metrics of runs to wandb, as far as it lacks them; repeatable",
+    )
     command.add_argument("runs", nargs="+", metavar="RUN", help="run folder or name")
     command.add_argument("--project", metavar="P", help="instead of track.wandb.project")
     command.add_argument("--entity", metavar="E", help="instead of track.wandb.entity")
@@ -404,6 +397,7 @@ def _add_train(commands: Any) -> None:
     command.add_argument(
         "--min-nodes", type=int, metavar="N", help="go on without hosts that are lost, if so many are left"
     )
+    command.add_argument("--max-nodes", type=int, metavar="N", help="never on more; the other hosts wait for a place")
     command.add_argument("--backend", choices=("auto", "nccl", "gloo", "mpi"), help="same as dist.backend=...")
     command.add_argument("--name", metavar="RUN", help="name below runs/ (default: the config's stem)")
     command.add_argument("--resume", action="store_true", help="go on with the run, or start it if there is none")
@@ -429,7 +423,7 @@ def _add_train(commands: Any) -> None:
 
 def _add_submit(commands: Any) -> None:
     from distdl.launch import sweep
-    from distdl.launch.slurm import submit
+    from distdl.launch.slurm import pack_job, submit
 
     command = _add(commands, "sweep", sweep.sweep, "a run for each point of a grid, on this machine")
     command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file")
@@ -437,10 +431,19 @@ def _add_submit(commands: Any) -> None:
     command.add_argument("overrides", nargs="*", metavar="a.b=c", help="change a key of the config")
     _trust_plugins(command)
 
-    command = _add(commands, "submit", submit.submit, "train what a config describes, as a job of Slurm's")
+    text = "train what a config describes, as a job of Slurm's; submit data pack ...: pack a corpus by an array of jobs"
+    command = _add(commands, "submit", submit.submit, text)
     _config_and_overrides(command)
     submit.add_arguments(command)
     _trust_plugins(command)
+
+    from distdl.data.commands import add_pack
+
+    command = commands.add_parser(
+        _SUBMIT_PACK, prog="distdl submit data pack"
+    )  # without a line in the list of commands
+    command.set_defaults(command=pack_job.submit_pack)
+    pack_job.add_arguments(command, add_pack(command))
 
 
 def _add_data(commands: Any) -> None:
@@ -471,6 +474,11 @@ def _trust_plugins(command: argparse.ArgumentParser) -> None:
 def _config_and_overrides(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file")
     command.add_argument("overrides", nargs="*", metavar="a.b=c", help="change a key of the config")
+
+
+def _later(module: str, name: str) -> Callable[[Arguments], int]:
+    """A function that is imported when it is called."""
+    return lambda arguments: int(getattr(importlib.import_module(f"distdl.{module}"), name)(arguments))
 
 
 def _add(commands: Any, name: str, run: Callable[[Arguments], int] | None, text: str) -> argparse.ArgumentParser:

@@ -110,13 +110,25 @@ class Cluster:
         """As a tree of processes, of which none outlives the first."""
         (self._path("spool") / name).mkdir(parents=True, exist_ok=True)
         begin = f"hostname {name}; mount --bind {self._path('hosts')} /etc/hosts; mount -t tmpfs tmpfs /dev/shm; "
-        slurmd = f"exec slurmd -D -N {name} -f {self._path('slurm.conf')}"
+        slurmd = f"while true; do slurmd -D -N {name} -f {self._path('slurm.conf')}; sleep 1; done"  # as systemd would
         own = ["unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c"]
         self._daemons[name] = self._start(self.hosts.command(name, [*own, begin + slurmd]), name)
 
     def kill_node(self, name: str) -> None:
         """All of its processes at once, as when its power fails."""
         self._kill(name)
+
+    def kill_daemon(self, name: str, program: str) -> None:
+        """The slurmd of a node alone; it is started again at once, as by systemd. What it has started goes on."""
+        inside = self._processes(name)
+        pids = [pid for pid in inside if Path(f"/proc/{pid}/comm").read_text().strip() == program]
+        assert pids, f"no {program} on {name}"
+        os.kill(min(pids), signal.SIGKILL)
+
+    def restart_controller(self) -> None:
+        self._kill("slurmctld")
+        self._daemons["slurmctld"] = self._start(self._on_head(["slurmctld", "-D"]), "slurmctld")
+        self.wait_until(lambda: "UP" in self.run(["scontrol", "ping"], self.folder).stdout, 30.0, "slurmctld is up")
 
     def freeze(self, name: str) -> None:
         """All of its processes stop, as on a machine that hangs: it is lost, but not gone."""

@@ -19,25 +19,7 @@ PROBLEMS_FOUND = 1
 
 def add_arguments(add: Add) -> None:
     """`add(name, run, text)` makes the parser of one command."""
-    command = add("pack", pack, "turn a corpus into WebDataset shards: DST/train, DST/test ...")
-    command.add_argument(
-        "kind", metavar="KIND", help="imagenet, tiny-imagenet, cifar, idx, imagefolder, table or digits"
-    )
-    command.add_argument("folders", nargs="+", metavar="[SRC] DST", help="digits needs no SRC", type=_on_disk)
-    command.add_argument(
-        "--holdout", type=float, help="imagefolder or table without splits: the share that becomes test"
-    )
-    command.add_argument(
-        "--group", metavar="REGEX", help="imagefolder: hold out together what it finds the same in, such as '^(\\d+)_'"
-    )
-    command.add_argument("--val-labels", metavar="FILE", help="imagenet: the classes of the validation images")
-    command.add_argument("--labels", choices=("fine", "coarse"), help="cifar: those of CIFAR-100")
-    command.add_argument("--shard-mb", type=float, help="largest size of a shard in MB")
-    side = command.add_mutually_exclusive_group()
-    side.add_argument("--long-side", type=int, metavar="N", help="make images whose long side is larger smaller")
-    side.add_argument("--short-side", type=int, metavar="N", help="make images whose short side is larger smaller")
-    command.add_argument("--quality", type=int, metavar="Q", help="JPEG quality of those made smaller (default: 95)")
-    command.add_argument("--workers", type=int, metavar="N", help="threads (default: one per core)")
+    add_pack(add("pack", pack, "turn a corpus into WebDataset shards: DST/train, DST/test ..."))
 
     command = add("index", index, "index plain tars, so that they are read by offset")
     command.add_argument(
@@ -67,8 +49,33 @@ def add_arguments(add: Add) -> None:
     command.add_argument("--sheet", type=Path, metavar="OUT.png", help="write a contact sheet of the first images")
 
 
+def add_pack(command: argparse.ArgumentParser) -> list[argparse.Action]:
+    n_before = len(command._actions)
+    command.add_argument(
+        "kind", metavar="KIND", help="imagenet, tiny-imagenet, cifar, idx, imagefolder, table or digits"
+    )
+    command.add_argument("folders", nargs="+", metavar="[SRC] DST", help="digits needs no SRC", type=_on_disk)
+    command.add_argument(
+        "--holdout", type=float, help="imagefolder or table without splits: the share that becomes test"
+    )
+    command.add_argument(
+        "--group", metavar="REGEX", help="imagefolder: hold out together what it finds the same in, such as '^(\\d+)_'"
+    )
+    command.add_argument("--val-labels", metavar="FILE", help="imagenet: the classes of the validation images")
+    command.add_argument("--labels", choices=("fine", "coarse"), help="cifar: those of CIFAR-100")
+    command.add_argument("--shard-mb", type=float, help="largest size of a shard in MB")
+    side = command.add_mutually_exclusive_group()
+    side.add_argument("--long-side", type=int, metavar="N", help="make images whose long side is larger smaller")
+    side.add_argument("--short-side", type=int, metavar="N", help="make images whose short side is larger smaller")
+    command.add_argument("--quality", type=int, metavar="Q", help="JPEG quality of those made smaller (default: 95)")
+    command.add_argument("--workers", type=int, metavar="N", help="threads (default: one per core)")
+    command.add_argument("--part", metavar="I/N", help="pack the I-th of N parts; whoever is the last joins them")
+    return command._actions[n_before:]
+
+
 def pack(arguments: Arguments) -> int:
     from distdl.data import pack as packing
+    from distdl.data.packing.parts import Part
 
     *sources, destination = arguments.folders
     if len(sources) > 1:
@@ -85,6 +92,7 @@ def pack(arguments: Arguments) -> int:
         destination,
         workers=arguments.workers,
         smaller=_smaller(arguments),
+        part=Part.parse(arguments.part) if arguments.part else None,
         **options,
     )
 

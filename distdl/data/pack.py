@@ -13,11 +13,13 @@ from typing import Any
 import distdl
 from distdl.data.corpus import shards
 from distdl.data.corpus.unfinished import Recipe, resumable_folder
+from distdl.data.packing import parts
 from distdl.data.packing.arrays import digits, idx
 from distdl.data.packing.cifar import cifar
 from distdl.data.packing.corpus import Corpus, Kind
 from distdl.data.packing.folders import imagefolder
 from distdl.data.packing.imagenet import imagenet
+from distdl.data.packing.parts import Part
 from distdl.data.packing.smaller import Smaller
 from distdl.data.packing.table import table
 from distdl.data.packing.tiny_imagenet import tiny_imagenet
@@ -47,11 +49,13 @@ def pack(
     shard_samples: int | None = None,
     workers: int | None = None,
     smaller: Smaller | None = None,
+    part: Part | None = None,
     **options: Any,
 ) -> int:
     """Packs SRC (not used by "digits") into DST; `options` are those of the kind. Returns the exit code.
 
-    `workers`: threads, one per core by default; the bytes are the same for any number. Raises UserError for an unknown
+    `workers`: threads, one per core by default; the bytes are the same for any number. `part`: one of several that are
+    packed by themselves, and joined when the last is there. Raises UserError for an unknown
     kind or option, an unreadable source, a destination that exists or is full, and where an unfinished pack of other
     options or another source stands in the way.
     """
@@ -61,6 +65,13 @@ def pack(
     if workers is not None and workers < 1:
         raise UserError(f"{workers} threads do nothing", where="command line --workers")
     dst, began = Path(dst), time.perf_counter()
+    whole = dst
+    if part:
+        parts.check_free(whole)
+        dst = part.folder(whole)
+        if dst.is_dir() or parts.joining(whole).exists():
+            say(f"{dst} is there already")
+            return _join(whole, part, say)
     src = Path(src) if src is not None else None
     with resumable_folder(dst) as going:
         if src:
@@ -77,10 +88,13 @@ def pack(
         going.begin(_recipe(src, how, options, corpus))
         for note in corpus.notes:
             say(note)
+        going.folder.mkdir(exist_ok=True)
         if going.n_finished:
             say(f"going on with a pack that was not finished: {going.kept} there already")
         total_samples = total_bytes = 0
         for split, samples in corpus.splits.items():
+            if part and not len(samples := part.of(split, samples)):
+                continue
             written = write_split(samples, split, going, how, say)
             n_samples = sum(shard.n_samples for shard in written.shards)
             n_bytes = sum(shard.size_bytes for shard in written.shards)
@@ -91,6 +105,14 @@ def pack(
     classes = f"{len(corpus.classes)} classes, " if corpus.classes else ""
     size = f"{total_samples:,} samples, {classes}{total_bytes / 1e6:,.1f} MB"
     say(f"packed {size} in {seconds:.1f} s: {', '.join(str(dst / split) for split in corpus.splits)}")
+    return _join(whole, part, say) if part else 0
+
+
+def _join(whole: Path, part: Part, say: Say) -> int:
+    for split in parts.join(whole, part.n) or ():
+        n_samples = sum(shard.n_samples for shard in split.shards)
+        in_shards = shards.counted(len(split.shards), "shard")
+        say(f"joined {part.n} parts: {whole / split.name}, {n_samples:,} samples in {in_shards}")
     return 0
 
 

@@ -43,9 +43,18 @@ _FORWARDED = re.compile(r"(NCCL|GLOO|TORCH|OMP|MKL|WANDB|CUBLAS|PYTORCH|DISTDL|A
 class Hosts:
     """Those of a run, with a connection to each that is there. None of their processes outlives the `with` block."""
 
-    def __init__(self, specs: Sequence[Spec], files: Mapping[str, str], command: Sequence[str], name: str) -> None:
-        """`files`: for all; `command`: of a worker, where {files} stands for their folder; `name`: of the run."""
+    def __init__(
+        self,
+        specs: Sequence[Spec],
+        files: Mapping[str, str],
+        command: Sequence[str],
+        name: str,
+        most: int | None = None,
+    ) -> None:
+        """`files`: for all; `command`: of a worker, where {files} stands for their folder; `name`: of the run; `most`:
+        hosts at a time, of which the others take the places of those that are lost."""
         self._specs, self._files, self._command = list(specs), files, command
+        self._most = most or len(self._specs)
         self._run = f"{runs_root()}/{name}"
         self.here: list[Remote] = []
         self._next_try = self._next_ask = 0.0
@@ -59,13 +68,14 @@ class Hosts:
             remote.close()
 
     def connect(self) -> None:
-        """Raises UserError if one can't be reached, or is not as the others."""
+        """Raises UserError if one can't be reached, or is not as the others; those that wait are tried as well."""
         self._begin_all()
         failed = self._take_all(CONNECT_S + ANSWER_S)
         if failed:
             host, why = failed[0]
             more = f" ({len(failed) - 1} more can't be used)" * (len(failed) > 1)
             raise UserError(f"{why}{more}", where=host, fix=_fix(why))
+        self._let_wait()
 
     def drop_lost(self) -> list[str]:
         """Their names."""
@@ -78,7 +88,7 @@ class Hosts:
 
     def one_is_back(self) -> bool:
         """Looks now and then for those that are not here; whether one of them answers, for `take` to take in."""
-        if len(self.here) == len(self._specs):
+        if self._is_full():
             return False
         if time.monotonic() >= self._next_try:
             self._next_try = time.monotonic() + _rest_s()
@@ -94,7 +104,7 @@ class Hosts:
 
     def is_free_again(self) -> bool:
         """Of a job of Slurm's that has lost nodes: whether they could be had again, by another start of the job."""
-        if not self._specs[0].by_slurm or time.monotonic() < self._next_ask or len(self.here) == len(self._specs):
+        if not self._specs[0].by_slurm or time.monotonic() < self._next_ask or self._is_full():
             return False
         self._next_ask = time.monotonic() + _rest_s()
         lost = [spec.host for spec in self._specs if spec.host not in [remote.name for remote in self.here]]
@@ -108,10 +118,32 @@ class Hosts:
     def take(self) -> None:
         """Those that have come back."""
         self._take_all(0.5)
+        self._let_wait()
 
-    def _begin_all(self) -> None:
+    def fill_up(self, lost: Sequence[str]) -> None:
+        """With those that wait for a place of one that is lost."""
+        if not self._is_full() and len(self._specs) > self._most:
+            self._begin_all(without=lost)
+            self._take_all(CONNECT_S)
+            self._let_wait()
+
+    def _is_full(self) -> bool:
+        return len(self.here) >= min(self._most, len(self._specs))
+
+    @property
+    def has_all_again(self) -> bool:
+        """Others have taken the places of those that were lost."""
+        return self._most < len(self._specs) and self._is_full()
+
+    def _let_wait(self) -> None:
+        for remote in self.here[self._most :]:
+            remote.close()
+        del self.here[self._most :]
+
+    def _begin_all(self, without: Sequence[str] = ()) -> None:
         for spec in self._specs:
-            if spec.host not in self._coming and spec.host not in [remote.name for remote in self.here]:
+            is_known = spec.host in self._coming or spec.host in [remote.name for remote in self.here]
+            if not is_known and spec.host not in without:
                 remote = Remote(spec, spec.command())
                 self._coming[spec.host] = remote, remote.send("describe")
 
@@ -210,10 +242,12 @@ def train(
     *,
     max_restarts: int,
     min_nodes: int | None,
+    max_nodes: int | None = None,
 ) -> int:
     """The exit code of the run. `arguments`: flags of `distdl train` for the workers.
 
-    A host that is lost is done without, if `min_nodes` are left, and taken in again when it answers.
+    A host that is lost is done without, if `min_nodes` are left, and taken in again when it answers. Of more than
+    `max_nodes` the last ones wait for a place of one that is lost.
     """
     copies = {f"plugins/{plugins.copy_name(path, text)}": text for path, text in plugins.read(config.plugins)}
     sent = config.model_copy(update={"plugins": list(copies)})
@@ -224,7 +258,7 @@ def train(
     environment["DISTDL_COMMAND"] = shlex.join(sys.argv)
     screen, restarts = Screen(), Restarts(max_restarts)
     with (
-        Hosts(specs, {"config.yaml": dump(sent), **copies}, command, name) as hosts,
+        Hosts(specs, {"config.yaml": dump(sent), **copies}, command, name, max_nodes) as hosts,
         Signals(config.train.stop_signals) as signals,
     ):
         hosts.connect()
@@ -245,6 +279,7 @@ def train(
             cause = failures.first_cause(records)
             assert cause is not None
             lost = hosts.drop_lost()
+            hosts.fill_up(lost)
             why_not = "" if cause.kind == "user" else _too_few(hosts, lost, min_nodes)
             if why_not is None:
                 newest = hosts.checkpoint()
@@ -267,7 +302,7 @@ def train(
 
 
 def _too_few(hosts: Hosts, lost: Sequence[str], min_nodes: int | None) -> str | None:
-    if not lost:
+    if not lost or hosts.has_all_again:
         return None
     if min_nodes is None:
         return ""

@@ -5,6 +5,7 @@ never the cause while there is any other record. A worker writes its own record;
 hang, an end in the middle of an import) the supervisor writes what it can tell from outside.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -19,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from distdl.errors import EXIT_BUG, EXIT_USER_ERROR, PeerLost, ProcessLost, UserError
+from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_USER_ERROR, PeerLost, ProcessLost, UserError
 from distdl.run import endings, exhausted
 from distdl.run.exhausted import Resource, Shortage
-from distdl.run.folder import RunFolder, write_json
+from distdl.run.folder import RunFolder, find, write_json
 from distdl.run.oom import Judgement
 
 Kind = Literal["user", "bug", "process_lost", "peer_lost", "signal", "hang", "link", "mismatched"]
@@ -159,6 +160,12 @@ def clear(folder: RunFolder) -> None:
             path.rename(earlier / f"{path.stat().st_mtime_ns}-{path.name}")
         except OSError:
             path.unlink(missing_ok=True)  # on a full disk: better no old record than one taken for new
+
+
+def why(arguments: argparse.Namespace) -> int:
+    """`distdl why RUN`. Raises UserError without such a run."""
+    print(last_told(find(arguments.run)) or f"no failure of {arguments.run} is on record")
+    return EXIT_DONE
 
 
 def last_told(folder: RunFolder) -> str:

@@ -182,3 +182,45 @@ def test_without_min_nodes_a_host_that_is_lost_ends_the_run(hosts, place):
     assert run.finish() == 1, run.said
     assert "b was lost" in run.said.rstrip().splitlines()[-1]
     assert place.gone_within(10)
+
+
+def test_a_host_that_waits_takes_the_place_of_one_that_is_lost(hosts, place, hash_of):
+    run = Started(hosts, place, place.config(**LONG), "--hosts", "a:1,b:1,c:1", "--max-nodes", "2")
+    run.wait_for_step(13)
+
+    hosts.switch_off("b")
+
+    assert run.finish() == 0, run.said
+    assert "b was lost" in run.said
+    assert run.said.count("on 2 workers (cpu, gloo)") == 2
+    workers = json.loads((place.path / "runs/run/environment.json").read_text())["workers"]
+    assert [each["host"] for each in workers] == ["a", "c"]
+    assert [row["step"] for row in place.rows("run")] == list(range(1, 61))
+    assert place.hash("run") == hash_of(LONG)
+
+
+@pytest.mark.parametrize("option", ["--min-nodes=3", "--max-nodes=4", "--max-nodes=0", "--min-nodes=0"])
+def test_a_number_of_nodes_that_can_not_be_is_refused(hosts, place, option):
+    run = Started(hosts, place, place.config(**SHORT), "--hosts", "a:1,b:1", option)
+    assert run.finish() == 2
+    assert f"command line {option.replace('=', ' ')}: there are 2 hosts" in run.said
+
+
+def test_with_sums_in_the_librarys_order_fewer_hosts_learn_the_same(hosts, place, tmp_path_factory, corpus, place_of):
+    """Not to the bit, as with a tree."""
+    fast = {**LONG, "dist__reduction": "fast"}
+    there = place_of(tmp_path_factory.mktemp("fast"), corpus)
+    at_once = {"model__args": {"classes": 10, "pace_s": 0}}
+    assert there.run("train", there.config(**{**fast, **at_once}), "--nproc", 3).code == 0
+    run = Started(hosts, place, place.config(**fast), "--hosts", "a:1,b:1,c:1", "--min-nodes", "2")
+    run.wait_for_step(13)
+
+    hosts.switch_off("b")
+    run.wait_for_step(25)
+    hosts.switch_on("b")
+
+    assert run.finish() == 0, run.said
+    assert "with 2 workers" in run.said and "a host is back" in run.said
+    rows, wanted = place.rows("run"), there.rows("run")
+    assert [row["step"] for row in rows] == list(range(1, 61))
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in wanted], rel=1e-5)

@@ -1,5 +1,6 @@
 """Asked to stop, a run saves at one step and says how it went; it goes on with the same bits."""
 
+import contextlib
 import json
 import os
 import signal
@@ -46,6 +47,30 @@ def test_a_stop_signal_to_any_worker_stops_all_at_one_step_and_saves(place, name
     saved = sorted((place.path / "runs/run/checkpoints").glob("step-*"))[-1]
     assert saved.name == f"step-{stopped['steps']:08}"
     assert "--resume goes on" in output
+
+
+@pytest.mark.parametrize("second", ["SIGTERM", "SIGKILL"])
+def test_fault_36_a_second_signal_while_the_first_ones_save_is_under_way(place, unkilled, second):
+    """SIGKILL comes when the save begins to write: the checkpoint before it stands."""
+    process = start_and_wait_for_step(place, 13, "--nproc", 2, model__name="faulty:lenet5")
+
+    process.send_signal(signal.SIGTERM)
+    checkpoints = place.path / "runs/run/checkpoints"
+    before = set(checkpoints.iterdir())
+    until = time.monotonic() + 20
+    while not set(checkpoints.iterdir()) - before and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.0005)
+    for pid in place.processes() if second == "SIGKILL" else [process.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, getattr(signal, second))
+    code, output = finish(process)
+
+    assert code in ((75,) if second == "SIGTERM" else (-signal.SIGKILL, 75)), output
+    assert place.gone_within(2)
+    resumed = place.run("train", place.config(model__name="faulty:lenet5"), "--nproc", 2, "--resume")
+    assert resumed.code == 0, resumed.output
+    assert place.hash("run") == unkilled(2)
+    assert [row["step"] for row in place.rows("run")] == list(range(1, 41))
 
 
 def test_a_stop_signal_to_the_supervisor_reaches_the_workers(place):

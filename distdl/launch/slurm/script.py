@@ -39,18 +39,43 @@ class Job:
         return self.folder / "over"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lines:
+    """What every script has."""
+
+    command: str  # that submitted it
+    folder: Path  # with the code
+    options: Mapping[str, Any]  # of sbatch
+    setup: Sequence[str] = ()
+    body: Sequence[str] = ()
+    before: Sequence[str] = ()  # the setup
+
+
 def render(job: Job) -> str:
-    parts = [["#!/bin/bash", _comment(job.command)], _options(job)]
-    if job.is_chained:
-        parts.append([f"if [ -e {_q(job.over)} ]; then exit 0; fi  # an earlier job of this chain has come to the end"])
-    if job.setup:
-        parts.append(["# slurm.setup", *job.setup])
-    parts += [_environment(job), _start(job), _end(job)]
-    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+    over = f"if [ -e {_q(job.over)} ]; then exit 0; fi  # an earlier job of this chain has come to the end"
+    lines = Lines(
+        command=job.command,
+        folder=job.folder,
+        options=job.options,
+        setup=job.setup,
+        before=[over] if job.is_chained else (),
+        body=[*_start(job), "", *_end(job)],
+    )
+    return render_lines(lines)
 
 
-def _options(job: Job) -> list[str]:
-    return [f"#SBATCH {option}" for option in map(_option, job.options.items()) if option]
+def render_lines(lines: Lines) -> str:
+    options = [f"#SBATCH {option}" for option in map(_option, lines.options.items()) if option]
+    setup = ["# slurm.setup", *lines.setup] if lines.setup else []
+    parts = [
+        ["#!/bin/bash", _comment(lines.command)],
+        options,
+        lines.before,
+        setup,
+        _environment(lines.folder),
+        lines.body,
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
 def _option(item: tuple[str, Any]) -> str:
@@ -64,8 +89,8 @@ def _option(item: tuple[str, Any]) -> str:
     return f'--{name}="{text}"' if set(text) & set(" ;#&|()<>*?!{}~^") or not text else f"--{name}={text}"
 
 
-def _environment(job: Job) -> list[str]:
-    code = _q(job.folder / "code")
+def _environment(folder: Path) -> list[str]:
+    code = _q(folder / "code")
     return [
         "# distdl as it was when this job was submitted",
         f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONNOUSERSITE=1",

@@ -47,9 +47,14 @@ _HELP = {
 }
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
+def add_sbatch_options(command: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
     for name, value in _PASSED.items():
-        command.add_argument(f"--{name}", metavar=value, help=_HELP.get(name, f"sbatch's --{name}"))
+        if name not in without:
+            command.add_argument(f"--{name}", metavar=value, help=_HELP.get(name, f"sbatch's --{name}"))
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    add_sbatch_options(command)
     command.add_argument("--min-nodes", type=int, metavar="N", help="go on with so many where others fail")
     command.add_argument("--container", metavar="IMAGE", help="same as slurm.container.image=...")
     command.add_argument("--name", metavar="RUN", help="name below runs/ (default: the config's stem)")
@@ -81,17 +86,13 @@ def submit(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(render(job), end="")
         return EXIT_DONE
-    if not shutil.which("sbatch"):
-        raise UserError(
-            "there is no sbatch here",
-            where="Slurm",
-            fix="Submit on a login node of the cluster; --dry-run shows the script.",
-        )
+    check_sbatch()
     for point in points:
         own = load(arguments.config, [*arguments.overrides, *point.overrides]).config
         prepare(job, own, point.run, resume=arguments.resume)
-    write(job)
-    numbers = queue(job, arguments.chain or 1)
+    copy_code(job.folder)
+    write_atomic(job.folder / "job.sh", render(job).encode())
+    numbers = queue(job.folder / "job.sh", arguments.chain or 1)
     print(_told(job, numbers))
     return EXIT_DONE
 
@@ -100,15 +101,7 @@ def sbatch_options(
     config: Config, arguments: argparse.Namespace, name: str, folder: Path, n_points: int = 1
 ) -> dict[str, Any]:
     """All that the script says to sbatch: slurm.sbatch under the command line, and what follows from both."""
-    given = dict(config.slurm.sbatch)
-    for option in _PASSED:
-        value = getattr(arguments, option.replace("-", "_"))
-        if value is not None:
-            try:
-                check_value(option, value)
-            except ValueError as error:
-                raise UserError(str(error), where=f"command line --{option}") from None
-            given[option] = value
+    given = {**config.slurm.sbatch, **passed_options(arguments)}
     nodes = _number(given.get("nodes", 1), "nodes")
     workers = given.pop("ntasks-per-node", None) or given.get("gpus-per-node") or _gpus_of(given.get("gres")) or 1
     least = arguments.min_nodes
@@ -132,6 +125,33 @@ def sbatch_options(
     return options | elastic | {"signal": given.get("signal", warning)} | array
 
 
+def passed_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of sbatch that the command line has. Raises UserError for a value that might be more than one."""
+    given = {}
+    for option in _PASSED:
+        value = getattr(arguments, option.replace("-", "_"), None)
+        if value is not None:
+            try:
+                check_value(option, value)
+            except ValueError as error:
+                raise UserError(str(error), where=f"command line --{option}") from None
+            given[option] = value
+    return given
+
+
+def check_sbatch() -> None:
+    if not shutil.which("sbatch"):
+        fix = "Submit on a login node of the cluster; --dry-run shows the script."
+        raise UserError("there is no sbatch here", where="Slurm", fix=fix)
+
+
+def check_place(folder: Path) -> None:
+    """Raises UserError for a folder, or a working folder, that can't stand in a script."""
+    for place in (folder, Path.cwd()):
+        if not re.fullmatch(r"[\w/.,:@+= -]+", str(place)):
+            raise UserError(f"'{place}' has characters that Slurm reads otherwise", fix="Submit from another folder.")
+
+
 def job_of(
     config: Config, arguments: argparse.Namespace, options: Mapping[str, Any], runs: Sequence[str], folder: Path
 ) -> Job:
@@ -142,12 +162,10 @@ def job_of(
         )
     if container and arguments.min_nodes:
         raise UserError("workers in a container are srun's alone to start", where="command line --min-nodes")
-    for place in (folder, Path.cwd()):
-        if not re.fullmatch(r"[\w/.,:@+= -]+", str(place)):
-            raise UserError(f"'{place}' has characters that Slurm reads otherwise", fix="Submit from another folder.")
+    check_place(folder)
     return Job(
         runs=runs,
-        folder=_next_folder(folder),
+        folder=next_folder(folder),
         working_folder=Path.cwd(),
         command=redact(shlex.join(["distdl", *sys.argv[1:]])),
         options=options,
@@ -173,20 +191,19 @@ def prepare(job: Job, config: Config, run: str, *, resume: bool) -> None:
     write_atomic(job.config(run), dump(resolved.model_copy(update={"plugins": copies})).encode())
 
 
-def write(job: Job) -> None:
-    """The script, and the code that it runs."""
+def copy_code(folder: Path) -> None:
+    """What the script runs, beside it."""
     package = Path(distdl.__file__).parent
-    shutil.copytree(package, job.folder / "code" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-    write_atomic(job.folder / "job.sh", render(job).encode())
+    shutil.copytree(package, folder / "code" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def queue(job: Job, n: int) -> list[str]:
+def queue(script: Path, n: int) -> list[str]:
     """The numbers of the jobs, of which each waits for the one before it."""
     numbers: list[str] = []
     for _ in range(n):
         after = [f"--dependency=afterany:{numbers[-1]}"] if numbers else []
         done = subprocess.run(
-            ["sbatch", "--parsable", *after, str(job.folder / "job.sh")],
+            ["sbatch", "--parsable", *after, str(script)],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -196,7 +213,7 @@ def queue(job: Job, n: int) -> list[str]:
             _cancel(numbers)
             raise UserError(
                 f"sbatch refused the job: {done.stderr.strip() or done.stdout.strip()}",
-                where=str(job.folder / "job.sh"),
+                where=str(script),
             )
         numbers.append(number)
     return numbers
@@ -224,7 +241,7 @@ def _told(job: Job, numbers: Sequence[str]) -> str:
     )
 
 
-def _next_folder(path: Path) -> Path:
+def next_folder(path: Path) -> Path:
     """Of this submission: the first, second, ..."""
     numbers = [int(each.name) for each in path.glob("*") if each.name.isdigit()]
     return path / str(max(numbers, default=0) + 1)

@@ -55,11 +55,14 @@ def report(error: BaseException, folder: RunFolder | None, rank: int, step: int 
 def tie_to_supervisor() -> None:
     """Has the kernel kill this process when its supervisor ends, however it ends. Does nothing without a supervisor.
 
-    The signal comes at the end of the *thread* that started this process: the supervisor starts workers from its main
-    thread. Until the training loop installs its handlers, a forwarded Ctrl-C ends the worker without a traceback.
+    torchrun counts as one: when it is killed it leaves its workers behind. The signal comes at the end of the *thread*
+    that started this process: the supervisor starts workers from its main thread. Until the training loop installs its
+    handlers, a forwarded Ctrl-C ends the worker without a traceback.
     """
     parent = os.environ.get("DISTDL_SUPERVISOR_PID") or os.environ.get("DISTDL_PARENT_PID")
     if not parent:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            _ask_for_parent_death_signal()
         return
     supervisor = int(parent)
     if threading.current_thread() is threading.main_thread():

@@ -1,13 +1,10 @@
 """Faults of machines and of what lies between them, by the numbers of docs/faults.md."""
 
 import contextlib
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from test_slurm_jobs import LONG as JOB
@@ -49,7 +46,7 @@ def test_fault_6_the_launcher_that_holds_the_store_is_killed(hosts, place, hash_
     metrics = place.path / "runs/run/metrics.jsonl"
     assert eventually(lambda: metrics.exists() and metrics.read_text().count('"train"') >= 13, 60)
 
-    os.kill(launcher(started[0].pid), signal.SIGKILL)
+    started[0].kill()  # which has become torchrun
     killed = time.monotonic()
     said = [each.communicate(timeout=60)[0] for each in started]
 
@@ -60,13 +57,6 @@ def test_fault_6_the_launcher_that_holds_the_store_is_killed(hosts, place, hash_
     again = Started(hosts, place, config, "--hosts", "a:1,b:1", "--resume")
     assert again.finish() == 0, again.said
     assert place.hash("run") == hash_of_whole
-
-
-def launcher(pid):
-    """Of a chain of programs that execute one another, and of their first children, the one that is torchrun."""
-    while b"torch.distributed.run" not in Path(f"/proc/{pid}/cmdline").read_bytes():
-        pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
-    return pid
 
 
 @pytest.mark.needs("ssh")

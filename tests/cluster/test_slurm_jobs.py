@@ -236,6 +236,22 @@ def test_an_array_is_a_sweep_of_which_each_run_has_a_folder_of_its_own(cluster, 
     assert len(list(place.path.glob(f"sweeps/run/{job.numbers[0]}_*.log"))) == 4
 
 
+def test_a_corpus_is_packed_by_an_array_of_jobs(cluster, place):
+    command = ["submit", "data", "pack", "digits", "packed", "--parts", "3", "--cpus-per-task", "1", "--time", "5"]
+    done = cluster.run([sys.executable, "-m", "distdl", *command], place.path, place.environment)
+    assert done.returncode == 0, done.stderr
+    cluster.wait_until(lambda: not cluster.run(["squeue", "-h"], place.path).stdout, 120.0, "all have ended")
+
+    logs = sorted(place.path.glob("packs/packed/*.log"))
+    assert len(logs) == 3
+    assert sum("joined 3 parts" in log.read_text() for log in logs) == 1
+    assert sorted(path.name for path in (place.path / "packed").iterdir()) == ["test", "train"]
+    verified = place.run("data", "verify", "packed/train")
+    assert verified.code == 0, verified.output
+    again = cluster.run([sys.executable, "-m", "distdl", *command], place.path, place.environment)
+    assert again.returncode == 2 and "this exists already" in again.stderr
+
+
 def test_a_mistake_ends_the_job_and_no_other_is_tried(cluster, place):
     config = place.config(**SHORT, data__train__shards="nowhere")
     job = Submitted(cluster, place, config, *TWO_BY_TWO, "--chain", "2")

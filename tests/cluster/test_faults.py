@@ -60,7 +60,7 @@ def test_fault_6_the_launcher_that_holds_the_store_is_killed(hosts, place, hash_
 
 
 @pytest.mark.needs("ssh")
-@pytest.mark.parametrize("way", ["fault 12: both ways", "fault 13: one way"])
+@pytest.mark.parametrize("way", ["fault 12: both ways", pytest.param("fault 13: one way", marks=pytest.mark.matrix)])
 def test_a_link_that_carries_nothing_ends_both_sides_and_costs_no_step(hosts, place, hash_of_whole, way):
     config = place.config(**LONG, dist__stall_s=5.0)
     run = Started(hosts, place, config, "--hosts", "a:1,b:1")
@@ -85,7 +85,14 @@ def test_a_link_that_carries_nothing_ends_both_sides_and_costs_no_step(hosts, pl
 
 
 @pytest.mark.needs("slurm")
-@pytest.mark.parametrize("how", ["requeued by hand", "its slurmd is killed", "slurmctld is started again"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "requeued by hand",
+        pytest.param("its slurmd is killed", marks=pytest.mark.matrix),
+        pytest.param("slurmctld is started again", marks=pytest.mark.matrix),
+    ],
+)
 def test_fault_37_what_slurm_itself_does_to_a_job(cluster, place, hash_of_whole, how):
     job = Submitted(cluster, place, place.config(**JOB), "--nodes", "2", "--ntasks-per-node", "1")
     job.wait_for_step(13)

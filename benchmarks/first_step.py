@@ -39,6 +39,7 @@ nn.functional.cross_entropy(network(images), labels).backward()
 optimiser.step()
 if dist.get_rank() == 0:
     print("first step", flush=True)
+dist.barrier()
 dist.destroy_process_group()
 """
 IMPORTS = """

@@ -83,6 +83,30 @@ def test_a_job_trains_to_the_bits_of_a_run_on_one_machine(cluster, place, hash_o
     assert f"scancel {job.numbers[0]}" in job.said
 
 
+@pytest.mark.matrix
+@pytest.mark.needs("data")
+def test_mnist_on_two_nodes_of_two_has_the_bits_of_four_workers_on_this_machine(cluster, place, real_data):
+    packed = place.run("data", "pack", "idx", real_data / "mnist", "mnist")
+    assert packed.code == 0, packed.output
+    normalise = {"normalise": {"mean": [0.1307], "std": [0.3081]}}
+    config = place.config(
+        data__train={"shards": "mnist/train", "transforms": [{"pad": 2}, normalise]},
+        data__eval={"shards": "mnist/test", "transforms": [{"pad": 2}, normalise]},
+        dist__reduction="tree",
+        train__global_batch=128,
+        train__steps=469,  # an epoch
+        train__log_every=50,
+        checkpoint__every=200,
+    )
+    local = place.run("train", config, "--nproc", 4, "--name", "local")
+    assert local.code == 0, local.output
+    job = Submitted(cluster, place, config, *TWO_BY_TWO, "--time", "10")
+
+    assert job.wait() == "COMPLETED", job.log()
+    assert place.hash("run") == place.hash("local")
+    assert place.rows("run", "eval")[-1]["top1"] > 0.95
+
+
 def test_what_is_edited_later_does_not_reach_a_job_that_waits(cluster, place, hash_of):
     plugin = place.path / "own.py"
     plugin.write_text(OWN)
@@ -113,7 +137,7 @@ def mine(**args):
     "warning",
     ["slurm.sbatch={signal: USR1@60}", pytest.param("train.stop_after=auto", marks=pytest.mark.matrix)],
 )
-def test_before_its_time_limit_a_job_saves_and_queues_itself_again(cluster, place, hash_of, warning):
+def test_fault_37_before_its_time_limit_a_job_saves_and_queues_itself_again(cluster, place, hash_of, warning):
     config = place.config(**LONG)
     slow = "model.args.pace_s=0.5" if "USR1" in warning else "model.args.pace_s=0.8"
     own = ["slurm.sbatch={signal: false}"] * ("auto" in warning)
@@ -204,8 +228,8 @@ def test_a_job_may_lose_a_node_and_have_it_back(cluster, place, hash_of, how):
     assert place.hash("run") == hash_of(LONG)
 
 
-def test_what_goes_on_on_a_node_that_was_lost_writes_nothing(cluster, place, hash_of):
-    """Fault 38: the job was queued again, and then its former node, which only hung, comes back."""
+def test_fault_38_what_goes_on_on_a_node_that_was_lost_writes_nothing(cluster, place, hash_of):
+    """The job was queued again, and then its former node, which only hung, comes back."""
     job = Submitted(cluster, place, place.config(**LONG), "--nodes", "1", "--ntasks-per-node", "2")
     job.wait_for_step(13)
     former = cluster.job(job.numbers[0])["NodeList"]
@@ -284,7 +308,7 @@ def test_each_worker_of_a_node_sees_its_devices(cluster, place):
         ["slurm.srun={'export=x; touch CANARY': 1}"],
     ],
 )
-def test_what_might_be_shell_or_another_option_is_refused(cluster, place, arguments):
+def test_fault_47_what_might_be_shell_or_another_option_is_refused(cluster, place, arguments):
     job = Submitted(cluster, place, place.config(**SHORT), *arguments, *TWO_BY_TWO)
 
     assert job.code == 2, job.said

@@ -71,7 +71,7 @@ def test_a_mistake_in_the_config_is_told_once_a_node_and_not_by_every_task(clust
 
 
 @pytest.mark.parametrize("name", ["SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST"])
-def test_an_evil_list_of_hosts_runs_nothing(cluster, place, name):
+def test_fault_47_an_evil_list_of_hosts_runs_nothing(cluster, place, name):
     """By a wrapper, since Slurm itself sets it."""
     config = place.config(**TREE)
     wrapper = f"env {name}='node1; touch CANARY; $(touch CANARY)' python -m distdl train {config}"

@@ -158,7 +158,7 @@ def test_the_end_of_the_launcher_is_that_of_its_workers(hosts, place):
     assert place.gone_within(20)
 
 
-def test_a_host_that_is_lost_is_done_without_and_taken_in_again(hosts, place, hash_of):
+def test_faults_7_and_8_a_host_that_is_lost_is_done_without_and_taken_in_again(hosts, place, hash_of):
     config = place.config(**LONG)
     run = Started(hosts, place, config, "--hosts", "a:1,b:1,c:1", "--min-nodes", "2")
     run.wait_for_step(13)
@@ -173,7 +173,7 @@ def test_a_host_that_is_lost_is_done_without_and_taken_in_again(hosts, place, ha
     assert place.hash("run") == hash_of(LONG)
 
 
-def test_without_min_nodes_a_host_that_is_lost_ends_the_run(hosts, place):
+def test_fault_7_without_min_nodes_a_host_that_is_lost_ends_the_run(hosts, place):
     run = Started(hosts, place, place.config(**LONG), "--hosts", "a:1,b:1", "--max-restarts", "2")
     run.wait_for_step(13)
 

@@ -34,7 +34,7 @@ LONG = {"train__steps": 4000}
 
 
 @pytest.mark.parametrize(("name", "rank"), [("SIGTERM", 1), ("SIGUSR1", 0)])
-def test_a_stop_signal_to_any_worker_stops_all_at_one_step_and_saves(place, name, rank):
+def test_fault_35_a_stop_signal_to_any_worker_stops_all_at_one_step_and_saves(place, name, rank):
     process = start_and_wait_for_step(place, 5, "--nproc", 2, **LONG)
 
     os.kill(place.worker(rank), getattr(signal, name))

@@ -98,7 +98,7 @@ def test_mnist_on_two_nodes_of_two_has_the_bits_of_four_workers_on_this_machine(
         train__log_every=50,
         checkpoint__every=200,
     )
-    local = place.run("train", config, "--nproc", 4, "--name", "local")
+    local = place.run("train", config, "--nproc", 4, "--name", "local", deadline=240)
     assert local.code == 0, local.output
     job = Submitted(cluster, place, config, *TWO_BY_TWO, "--time", "10")
 

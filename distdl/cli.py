@@ -57,7 +57,7 @@ def train(arguments: Arguments) -> int:
     from distdl.comm.world import WorldInfo, detect
     from distdl.config import load
     from distdl.launch import spares, worker
-    from distdl.launch.plan import check_number_of_workers
+    from distdl.launch.plan import check_number_of_workers, check_started
     from distdl.run import names, places, trust
     from distdl.run.folder import RunFolder
     from distdl.run.open import open_run
@@ -91,6 +91,7 @@ def train(arguments: Arguments) -> int:
     worker.leave_when_told(config.train.stop_signals)
     world = detect(backend=config.dist.backend)
     if world is not None:
+        check_started(world.local_world_size, arguments.nproc)
         check_number_of_workers(world.world_size, arguments.min_workers, arguments.max_workers)
     path = places.runs_root() / names.of_run(arguments.config, arguments.name)
     if arguments.hosts:

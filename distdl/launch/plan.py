@@ -44,6 +44,15 @@ def check_nproc(nproc: int) -> None:
         )
 
 
+def check_started(here: int, nproc: int | None) -> None:
+    """Raises UserError if --nproc asks for others than the workers that another launcher has started on this host."""
+    if nproc not in (None, here):
+        workers = f"{here} worker{'s' * (here > 1)}"
+        raise UserError(
+            f"another launcher has started {workers} here", where=f"command line --nproc {nproc}", fix="Leave it out."
+        )
+
+
 def check_number_of_workers(n: int, least: int | None, most: int | None) -> None:
     """Raises UserError if `n` is not within what --min-workers and --max-workers say."""
     if least is not None and (least < 1 or n < least):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from distdl.errors import UserError
 from distdl.launch import plan
 from distdl.run.folder import RunFolder
 
@@ -100,3 +101,11 @@ def test_the_launcher_starts_without_importing_torch():
     program = "import sys, distdl.launch.local, distdl.launch.worker; sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == 0
+
+
+def test_workers_of_another_launcher_are_not_as_many_as_nproc_says():
+    plan.check_started(2, None)
+    plan.check_started(2, 2)
+    with pytest.raises(UserError, match="another launcher has started 2 workers here") as refused:
+        plan.check_started(2, 4)
+    assert refused.value.where == "command line --nproc 4"

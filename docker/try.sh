@@ -12,9 +12,7 @@ build=($engine build --file docker/Dockerfile.cpu --tag distdl:cpu "$@")
 if [ $engine = podman ] || [ $engine = buildah ]; then build+=(--format docker); fi # the other one has no HEALTHCHECK
 "${build[@]}" .
 
-cp -r configs "$work"
-mkdir "$work/data" "$work/runs"
-python3 -m distdl data pack digits "$work/data/digits" >/dev/null # for which the image lacks scikit-learn
+mkdir "$work/runs"
 chown -R 1000:1000 "$work"
 
 # node NUMBER: its worker, and the address of the first node. Containers of buildah share the network of the machine.
@@ -23,13 +21,13 @@ torchrun=(-m torch.distributed.run --nnodes 2 --nproc-per-node 1 --master-port 2
 node() {
   if [ $engine = buildah ]; then
     container=$(buildah from distdl:cpu)
-    buildah run --user 1000:1000 --hostname "node$1" --volume "$work:/work" "$container" -- \
-      env OMP_NUM_THREADS=1 bash -c 'cd /work; id -u > uid-'"$1"'; exec python3 "$@"' node \
+    buildah run --user 1000:1000 --hostname "node$1" --volume "$work/runs:/work/runs" "$container" -- \
+      env OMP_NUM_THREADS=1 bash -c 'cd /work; id -u > runs/uid-'"$1"'; exec python3 "$@"' node \
       "${torchrun[@]}" --master-addr 127.0.0.1 --node-rank "$1" "${train[@]}"
     buildah rm "$container" >/dev/null
   else
-    $engine run --rm --network distdl-try --name "distdl-node$1" --hostname "distdl-node$1" --volume "$work:/work" \
-      --env OMP_NUM_THREADS=1 --entrypoint bash distdl:cpu -c 'id -u > uid-'"$1"'; exec python3 "$@"' node \
+    $engine run --rm --network distdl-try --name "distdl-node$1" --hostname "distdl-node$1" --volume "$work/runs:/work/runs" \
+      --env OMP_NUM_THREADS=1 --entrypoint bash distdl:cpu -c 'id -u > runs/uid-'"$1"'; exec python3 "$@"' node \
       "${torchrun[@]}" --master-addr distdl-node0 --node-rank "$1" "${train[@]}"
   fi
 }
@@ -39,7 +37,7 @@ node 0
 wait $!
 if [ $engine != buildah ]; then $engine network rm distdl-try >/dev/null; fi
 
-echo "users in the containers: $(cat "$work"/uid-*)"
+echo "users in the containers: $(cat "$work"/runs/uid-*)"
 grep -h -o '"top1": [0-9.]*' "$work/runs/two-nodes/final.json" | tail -n 1
 grep -o '"host": "[^"]*"' "$work/runs/two-nodes/environment.json"
 $engine images distdl:cpu

@@ -33,7 +33,7 @@ def args(name):
 def test_an_image_is_not_roots_is_looked_after_and_leaves_the_home_alone(name):
     last = dict(steps(name))
     assert last["USER"] == "1000:1000"
-    assert last["HEALTHCHECK"].endswith('CMD ["distdl", "doctor"]')
+    assert last["HEALTHCHECK"].endswith('"distdl", "doctor"]')
     assert last["ENTRYPOINT"] == '["distdl"]'
     assert "PYTHONNOUSERSITE=1" in last["ENV"]
 

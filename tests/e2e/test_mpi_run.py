@@ -20,8 +20,10 @@ MPI = ("--backend", "mpi")
 BOTH = pytest.mark.parametrize("library", [OPEN_MPI, MPICH], ids=lambda each: each.name)
 
 
-def by_mpirun(place, library, n, *arguments, **options):
-    return place.run(*arguments, launcher=[*library.mpirun, "-n", str(n), *DISTDL], **AS_ROOT, **options)
+def by_mpirun(place, library, n, *arguments, program=DISTDL, **options):
+    ended = place.run(*arguments, launcher=[*library.mpirun, "-n", str(n), *program], **AS_ROOT, **options)
+    assert place.gone_within(10), "processes were left behind"  # a mpirun that aborts may end before its daemons
+    return ended
 
 
 def path_to(library):
@@ -229,9 +231,7 @@ distdl.comm.mpi.init_process_group(datetime.timedelta(seconds=2))
 if dist.get_rank() == 0 and "Timed out" not in {said!r}:
     dist.all_reduce(torch.ones(1))
 """
-    launcher = [*library.mpirun, "-n", "2", sys.executable, "-c", script]
-
-    result = place.run(launcher=launcher, deadline=40, **AS_ROOT)
+    result = by_mpirun(place, library, 2, "-c", script, program=[sys.executable], deadline=40)
 
     assert result.code == 1, result.output
     assert said in result.output
@@ -256,5 +256,5 @@ def test_a_script_may_end_without_leaving_its_group_or_waiting_for_what_it_has_b
     script.write_text(WITHOUT_LEAVING)
 
     for _ in range(4):  # it was a matter of chance
-        ended = place.run(script, launcher=[*library.mpirun, "-n", "2", sys.executable], **AS_ROOT, OMP_NUM_THREADS="1")
+        ended = by_mpirun(place, library, 2, script, program=[sys.executable], OMP_NUM_THREADS="1")
         assert ended.code == 0, ended.output

@@ -3,7 +3,9 @@
     python benchmarks/slurm_start.py [--rounds 7]        as root, on a machine with Slurm's programs
 
 The Slurm is that of the tests: its nodes are network namespaces of this machine, which share its cores. The bare script
-is started by srun, takes its place from Slurm's variables, and has noise for its data. Interleaved; medians.
+is started by srun, takes its place from Slurm's variables, and has noise for its data. Interleaved; medians. A mark is
+made at the start of each Python: a worker's first is its own, and its second (after it has joined the others) that of
+the process which watches its links; the bare script makes its second one by itself.
 """
 
 import argparse
@@ -36,6 +38,7 @@ import os
 os.environ.update(RANK=os.environ["SLURM_PROCID"], WORLD_SIZE=os.environ["SLURM_NTASKS"], LOCAL_RANK="0")
 os.environ.update(MASTER_ADDR="node1", MASTER_PORT="29555")
 """
+JOIN = 'dist.init_process_group("gloo")\n'
 
 
 def main() -> None:
@@ -46,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Cluster(NODES, made(Path(folder) / "slurm")) as cluster:
         here = made(Path(folder) / "work")
         config = prepare(here)
-        (here / "bare.py").write_text(OF_SLURM + BARE)
+        (here / "bare.py").write_text(OF_SLURM + BARE.replace(JOIN, JOIN + MARK))
         (here / "sitecustomize.py").write_text(MARK)
         for number in range(rounds):
             for which in phases:
@@ -59,12 +62,14 @@ def main() -> None:
                 seen = until_seen(first_step)
                 assert cluster.wait(job) == "COMPLETED", (here / "runs").exists()
                 script = float((marks / "script").read_text())
-                pythons = [float(path.read_text().split()[-1]) for path in marks.glob("python-*")]
+                marked = [sorted(map(float, path.read_text().split())) for path in marks.glob("python-*")]
+                begun, joined = max(each[0] for each in marked), max(each[1] for each in marked)
                 for phase, seconds in {
                     "submitting": submitted - begin,
                     "Slurm until the script begins": max(0.0, script - submitted),
-                    "srun until the last worker's Python begins": max(pythons) - script,
-                    "until the first step": seen - max(pythons),
+                    "srun until the last worker's Python begins": begun - script,
+                    "imports and joining": joined - begun,
+                    "until the first step": seen - joined,
                     "in all, from the submission on": seen - begin,
                 }.items():
                     phases[which].setdefault(phase, []).append(seconds)

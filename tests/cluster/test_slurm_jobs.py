@@ -1,6 +1,7 @@
 """`distdl submit`: jobs that train a run to its end, whatever Slurm does to them meanwhile."""
 
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -257,6 +258,8 @@ def test_an_array_is_a_sweep_of_which_each_run_has_a_folder_of_its_own(cluster, 
     done = sorted(path.parent.name for path in place.path.glob("runs/*/final.json"))
     assert done == [f"run-lr={lr}-seed={seed}" for lr in ("0.05", "0.1") for seed in (0, 1)]
     assert len({place.hash(name) for name in done}) == 4
+    told = re.search(r"; (distdl runs .*)", job.said)
+    assert told and all(name in place.run(*shlex.split(told[1])[1:]).output for name in done)
     assert len(list(place.path.glob(f"sweeps/run/{job.numbers[0]}_*.log"))) == 4
 
 

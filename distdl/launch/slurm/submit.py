@@ -227,14 +227,17 @@ def _cancel(numbers: Sequence[str]) -> None:
 def _told(job: Job, numbers: Sequence[str]) -> str:
     nodes, workers, some = job.options["nodes"], job.options["ntasks-per-node"], ",".join(numbers)
     again = shlex.join(["sbatch", os.path.relpath(job.folder / "job.sh")])
-    what = job.runs[0] if len(job.runs) == 1 else f"{len(job.runs)} runs, each"
+    what, table = job.runs[0], "distdl runs"
+    if len(job.runs) > 1:
+        what = f"{len(job.runs)} runs, each"
+        table += f" --name {shlex.quote(f'{job.folder.parent.name}-*')} --sort best"
     log = os.path.relpath(job.folder.parent / (f"{numbers[0]}.log" if len(job.runs) == 1 else f"{numbers[0]}_0.log"))
     return "\n".join(
         [
             f"submitted job {some}: {what} on {nodes} node{'s' * (nodes != 1)} with {workers} worker"
             f"{'s' * (workers > 1)} each",
             f"log      tail -F {log}",
-            f"watch    squeue --jobs {some}; distdl runs",
+            f"watch    squeue --jobs {some}; {table}",
             f"cancel   scancel {some}",
             f"go on    {again}",
         ]

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from distdl.launch import hangs
-from distdl.run import failures
+from distdl.run import failures, oom
 from distdl.run.folder import RunFolder
 from distdl.watch import calls
 from distdl.watch.judge import Seen, Verdict, budget_s
@@ -35,6 +35,7 @@ _TELL_S = 0.5  # between two datagrams
 _LEAST_SILENCE_S = 2.0
 _STACKS_S = 0.7  # that others get to send theirs
 _ABORT_S = 2.0  # that a worker gets to end an MPI job
+_OUTSIDE_OF_STEPS = ("start", "end", "failed")  # where a worker ends that ends by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,7 @@ class Agent:
         self._watch = Watch(job.ranks, job.stall_s, host=host, board=board, stack_files=stack_files)
         self._next_tell = 0.0
         self._has_said_parting = False
+        self._kills = oom.count()
         if mesh:
             mesh.join(job.token, job.peers)
 
@@ -85,7 +87,9 @@ class Agent:
         if last:
             return  # all is well
         time.sleep(INTERVAL_S)  # what the others did last may still be on its way
-        self._say_parting(self._survey())
+        seen = self._survey()
+        self._say_parting(seen)
+        self._tell_of_killed(seen)
 
     def _read(self) -> bytes | None:
         """What the worker says, b"" if it is gone; None if it says nothing until the next look."""
@@ -192,6 +196,28 @@ class Agent:
                 if message["kind"] == "stack":
                     return str(message["stack"])
         return ""
+
+    def _tell_of_killed(self, seen: Sequence[Seen]) -> None:
+        """Of this host's workers that are gone from the middle of their steps: they could leave no word."""
+        folder = RunFolder(Path(self._job.folder))
+        pids = dict(zip(self._job.ranks, self._job.pids, strict=True))
+        for each in seen:
+            state, pid = each.state, pids.get(each.rank)
+            if pid is None or state.step is None or state.phase in _OUTSIDE_OF_STEPS or not each.facts.is_gone:
+                continue
+            message = oom.judge(pid, self._kills).of_unseen
+            record = failures.from_outside(
+                rank=each.rank,
+                kind="signal",
+                message=message,
+                stacks="",
+                step=state.step,
+                attempt=self._job.attempt,
+                host=self._job.hosts[self._job.here],
+            )
+            _say(f"{failures.headline(record)}:\n{message}")
+            if folder.path.exists():  # rank 0's host alone may have it
+                failures.save_all(folder, [record])
 
     def _say_parting(self, seen: Sequence[Seen]) -> None:
         """Of collectives, if that is what a worker has died of: its library only says that something broke. Once."""

@@ -51,6 +51,14 @@ class Judgement:
         had = f", of which it had {mib(self.resident_bytes)}" if self.resident_bytes else ""
         return f"out of memory: killed by the kernel ({self.limit}{had})"
 
+    @property
+    def of_unseen(self) -> str:
+        """How it reads where nobody has seen what ended the process."""
+        if self.verdict == "yes":
+            return self.message
+        killer = "the out-of-memory killer's as well" if self.verdict == "perhaps" else "not the out-of-memory killer's"
+        return f"it ended in the middle of a step without a word: by SIGKILL ({killer}), another signal, or os._exit"
+
 
 def count(proc: Path = Path("/proc")) -> Kills:
     """As they are now, for this process's group, which is that of the processes it starts."""

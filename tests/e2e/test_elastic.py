@@ -55,6 +55,26 @@ def test_fault_40_torchrun_starts_again_over_what_the_attempt_before_has_left(pl
     assert [row["step"] for row in place.rows("run")] == list(range(1, 31))
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_of_torchruns_that_was_killed_is_told_as_the_cause(place, rank):
+    """The others only know that they have lost it, and torchrun that they failed first."""
+    config = place.config(model__name="hanging:lenet5", train__steps=30)
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "distdl")
+
+    result = place.run(
+        *("train", config),
+        launcher=torchrun,
+        HANG=json.dumps({"rank": rank, "after": 15, "how": "killed"}),
+        OMP_NUM_THREADS="1",
+    )
+    told = place.run("why", "run")
+
+    cause = rf"rank {rank} on \S+ failed after step 15(; \d other workers? lost \w+ peers? because of it)?:"
+    words = r"it ended in the middle of a step without a word: by SIGKILL"
+    assert result.code == 1 and re.search(rf"{cause}\n{words}", result.output), result.output
+    assert re.fullmatch(rf"{cause}\n{words}.*", told.output.strip()), told.output
+
+
 def test_fewer_workers_than_asked_for_are_refused(place):
     result = place.run("train", place.config(), "--nproc", 2, "--min-workers", 3)
 

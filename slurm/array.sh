@@ -19,6 +19,6 @@ srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" distdl train "$@" "optim.lr=$ra
 code=$?
 
 if [ "$code" -eq 75 ]; then
-  scontrol requeue "$SLURM_JOB_ID" && sleep 60
+  scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" && sleep 60  # of the last one, SLURM_JOB_ID is all
 fi
 exit "$code"

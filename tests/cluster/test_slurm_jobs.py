@@ -263,6 +263,42 @@ def test_an_array_is_a_sweep_of_which_each_run_has_a_folder_of_its_own(cluster, 
     assert len(list(place.path.glob(f"sweeps/run/{job.numbers[0]}_*.log"))) == 4
 
 
+@pytest.mark.parametrize("how", ["submit", "script"])
+def test_one_of_an_array_that_saves_is_queued_again_and_no_other(cluster, place, how):
+    """Of the array's last one the number is that of the whole array."""
+    config = place.config(**LONG)
+    if how == "submit":
+        (place.path / "grid.yaml").write_text("train.seed: [0, 1]\n")
+        job = Submitted(cluster, place, config, "--array", "grid.yaml", "--ntasks-per-node", "1", "--nodes", "1")
+        array, runs = job.numbers[0], ["run-seed=0", "run-seed=1"]
+    else:
+        script = Path(__file__).parents[2] / "slurm/array.sh"
+        options = [
+            "--array=0-1",
+            "--nodes=1",
+            "--gpus-per-node=1",
+            "--cpus-per-task=1",
+            "--time=5",
+            "--output=%A_%a.log",
+        ]
+        done = cluster.run(
+            ["sbatch", "--parsable", *options, str(script), str(config), "--nproc", "1"],
+            place.path,
+            {**place.environment, "OMP_NUM_THREADS": "1"},
+        )
+        array, runs = done.stdout.strip(), ["run-lr-0.05", "run-lr-0.1"]
+    rows = [place.path / f"runs/{run}/metrics.jsonl" for run in runs]
+    cluster.wait_until(
+        lambda: all(row.exists() and row.read_text().count("train") > 9 for row in rows), 60.0, "step 10"
+    )
+
+    cluster.run(["scancel", "--signal=USR1", f"{array}_1"], place.path)
+
+    assert cluster.wait(f"{array}_1", 200.0) == cluster.wait(f"{array}_0") == "COMPLETED"
+    assert [cluster.job(f"{array}_{each}")["Restarts"] for each in (0, 1)] == ["0", "1"]
+    assert all((place.path / f"runs/{run}/final.json").exists() for run in runs)
+
+
 def test_a_corpus_is_packed_by_an_array_of_jobs(cluster, place):
     command = ["submit", "data", "pack", "digits", "packed", "--parts", "3", "--cpus-per-task", "1", "--time", "5"]
     done = cluster.run([sys.executable, "-m", "distdl", *command], place.path, place.environment)

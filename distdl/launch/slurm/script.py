@@ -155,7 +155,7 @@ def _end(job: Job) -> list[str]:
     if not job.options.get("no-requeue"):
         lines = [
             f'if [ "$code" -eq {EXIT_PREEMPTED} ]; then  # stopped by a signal or by the clock, and saved',
-            '  scontrol requeue "$SLURM_JOB_ID" && sleep 60  # which ends this script',
+            f"  scontrol requeue {_ONE_OF_ARRAY if len(job.runs) > 1 else _JOB} && sleep 60  # which ends this script",
             f"  echo {_q(f'not queued again; to go on: sbatch {_q(job.folder / _NAME)}')}",
             "fi",
         ]
@@ -172,6 +172,8 @@ def _why(job: Job) -> list[str]:
 
 
 _NAME = "job.sh"
+_JOB = '"$SLURM_JOB_ID"'
+_ONE_OF_ARRAY = '"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"'  # the last one's own number is that of the whole array
 _RESTARTS = 3
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distdl import __version__
-from distdl.errors import EXIT_BUG, EXIT_DONE, EXIT_USER_ERROR, ProcessLost, UserError
+from distdl.errors import EXIT_DONE, EXIT_USER_ERROR, ProcessLost, UserError
 from distdl.run import exhausted
 
 Arguments = argparse.Namespace
@@ -30,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.command(arguments)
     except (UserError, ProcessLost) as error:
-        if _is_first_of_host():  # the others have read the same config
-            print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_BUG
+        from distdl.launch import worker
+
+        return worker.refuse(error)
     except BrokenPipeError:  # the reader of our output has seen enough, as in `distdl zoo | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_DONE
@@ -42,11 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         return EXIT_USER_ERROR
-
-
-def _is_first_of_host() -> bool:
-    names = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
-    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
 
 
 # --- train ---
@@ -82,7 +77,7 @@ def train(arguments: Arguments) -> int:
     if arguments.profile:
         Profile.parse(arguments.profile)
     for name in ("min_nodes", "max_nodes"):
-        if getattr(arguments, name) is not None and not arguments.hosts:
+        if getattr(arguments, name) is not None and arguments.hosts is None:
             where = f"command line --{name.replace('_', '-')}"
             raise UserError("of which hosts?", where=where, fix="Add --hosts a:8,b:8.")
     config = load(arguments.config, _overrides(arguments)).config
@@ -94,7 +89,7 @@ def train(arguments: Arguments) -> int:
         check_started(world.local_world_size, arguments.nproc)
         check_number_of_workers(world.world_size, arguments.min_workers, arguments.max_workers)
     path = places.runs_root() / names.of_run(arguments.config, arguments.name)
-    if arguments.hosts:
+    if arguments.hosts is not None:
         return _train_on_hosts(arguments, config, path.name, world)
     if world is not None:
         return _work(arguments, config, world, path, None, None)
@@ -361,6 +356,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = _add(commands, "why", _later("run.failures", "why"), "the first cause of a run's failure")
     command.add_argument("run", metavar="RUN", help="run folder or name")
+    command.add_argument("--quiet", action="store_true", help="say nothing where none is on record")
 
     command = _add(
         commands,

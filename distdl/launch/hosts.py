@@ -350,7 +350,8 @@ class Attempt:
                             if each in selector.get_map():
                                 selector.unregister(each)
                 self._obey()
-                if self._can_grow and not self.makes_room and self._can_have_more():
+                all_run = len(self._running) == self.size  # and none has come to the end of the run
+                if self._can_grow and all_run and not self.makes_room and self._can_have_more():
                     self.makes_room = True
                     self._hosts.tell_all("signal", number=self._signals.first_stop_signal)
                 if not self._end_in_time():

@@ -42,7 +42,7 @@ def parse(text: str, environment: Mapping[str, str] = os.environ) -> list[Spec]:
     if text == SLURM:
         return _of_job(environment)
     where, words = "command line --hosts", text.split(",")
-    if "/" in text or Path(text).is_file():
+    if "/" in text or text.endswith(".txt") or Path(text).is_file():
         where = text
         try:
             lines = [line.partition("#")[0].strip() for line in Path(text).read_text().splitlines()]

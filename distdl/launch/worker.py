@@ -52,6 +52,19 @@ def report(error: BaseException, folder: RunFolder | None, rank: int, step: int 
     return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_BUG
 
 
+def refuse(error: UserError | ProcessLost) -> int:
+    """Prints why a command ends before there is a run to keep it in; returns the exit code."""
+    if _is_first_of_host():  # the others have read the same config
+        print(f"error: {error}", file=sys.stderr)
+    failures.tell_torchrun(os.environ.get("TORCHELASTIC_ERROR_FILE", ""), str(error), time.time())
+    return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_BUG
+
+
+def _is_first_of_host() -> bool:
+    names = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
+
+
 def tie_to_supervisor() -> None:
     """Has the kernel kill this process when its supervisor ends, however it ends. Does nothing without a supervisor.
 

@@ -164,7 +164,9 @@ def clear(folder: RunFolder) -> None:
 
 def why(arguments: argparse.Namespace) -> int:
     """`distdl why RUN`. Raises UserError without such a run."""
-    print(last_told(find(arguments.run)) or f"no failure of {arguments.run} is on record")
+    told = last_told(find(arguments.run))
+    if told or not arguments.quiet:
+        print(told or f"no failure of {arguments.run} is on record")
     return EXIT_DONE
 
 

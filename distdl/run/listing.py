@@ -80,7 +80,8 @@ def _comma_separated(text: str | None) -> list[str]:
 def list_runs(root: Path | None = None, name: str = "*") -> list[Row]:
     """Name, state, step, epoch, last metrics and time of the last change of each run, newest first.
 
-    state: running (somebody holds its lease), the outcome in final.json, failed (a worker left a record), or killed.
+    state: running (somebody holds its lease), the outcome in final.json, failed (a worker left a record), killed, not
+    started (it waits in a queue, or has died before it began).
     """
     folders = [RunFolder(path.parent) for path in (root or runs_root()).glob(f"{name}/run.json")]
     return sorted((describe(folder) for folder in folders), key=lambda row: -row["changed"])
@@ -95,7 +96,8 @@ def describe(folder: RunFolder) -> Row:
     elif "outcome" in final:
         state = str(final["outcome"])
     else:
-        state = "failed" if any(folder.failures.glob("*.json")) else "killed"
+        has_begun = folder.environment.exists() or folder.metrics.exists()
+        state = "failed" if any(folder.failures.glob("*.json")) else "killed" if has_begun else "not started"
     changed = (folder.metrics if folder.metrics.exists() else folder.identity).stat().st_mtime
     place = {"step": final.get("steps", newest.get("step")), "epoch": final.get("epochs", newest.get("epoch"))}
     best = final.get("best") or _best_so_far(folder)

@@ -3,7 +3,7 @@
 import ctypes
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -308,6 +308,19 @@ def bind(config: Config, world: WorldInfo, device: torch.device) -> Binding:
     gpus = [_pci_address(index) if device.type == "cuda" else None for index in range(world.local_world_size)]
     threads, _ = n_threads(config.train, world, is_tree=config.dist.reduction == "tree")
     return binding.bind(world.local_rank, gpus, n_needed=max(threads, n_loading(config, world)))
+
+
+def unused_gpus(config: TrainConfig, device: torch.device, environment: Mapping[str, str] = os.environ) -> str | None:
+    """A warning where GPUs were given to this process, and torch sees none."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES", environment.get("SLURM_STEP_GPUS", ""))
+    if device.type != "cpu" or config.device != "auto" or visible in ("", "-1", "NoDevFiles"):
+        return None
+    why = (
+        "is built without CUDA"
+        if torch.version.cuda is None
+        else "finds none (nvidia-smi tells whether the driver does)"
+    )
+    return f"warning: GPUs {visible} are given to this run, but torch {torch.__version__} {why}: it trains on the CPU"
 
 
 def _pci_address(index: int) -> str | None:

@@ -320,7 +320,7 @@ def _describe(
         **bound.noted(),
         "jpeg_decoder": native.decoder,
     }
-    told = messages.gather_json((mine, tight))
+    told = messages.gather_json((mine, setup.unused_gpus(config.train, run.device) or tight))
     workers = [worker for worker, _ in told]
     for warning in {worker["host"]: warning for worker, warning in told if warning}.values():
         say(warning)

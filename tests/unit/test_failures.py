@@ -222,6 +222,17 @@ def test_another_failure_gets_a_line_of_its_own():
     assert text.splitlines()[0] == "rank 2 on node-a failed as well: KeyError: 'x'"
 
 
+def test_torchrun_is_told_of_a_mistake_that_is_found_before_there_is_a_run(tmp_path, monkeypatch, capsys):
+    told = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(told))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+
+    assert worker.refuse(UserError("unknown key", where="a.yaml:3")) == 2
+
+    assert json.loads(told.read_text())["message"]["message"] == "a.yaml:3: unknown key"
+    assert not capsys.readouterr().err  # the first worker of this host says it
+
+
 def test_a_death_by_a_signal_reads_as_last_output_then_the_signal():
     text = failures.format_cause(killed_by(signal.SIGKILL), [])
 

@@ -59,7 +59,7 @@ def test_a_run_that_has_logged_nothing_yet_is_listed(tmp_path, make_run):
 
     (row,) = list_runs(tmp_path)
 
-    assert (row["step"], row["train"], row["eval"], row["state"]) == (None, None, None, "killed")
+    assert (row["step"], row["train"], row["eval"], row["state"]) == (None, None, None, "not started")
     assert "a" in format_runs([row])
 
 

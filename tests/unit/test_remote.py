@@ -73,6 +73,8 @@ def test_a_shell_there_reads_a_folder_as_one_word(tmp_path, monkeypatch):
     "arguments, what",
     [
         (["--min-nodes", "2"], "of which hosts?"),
+        (["--hosts", ""], "'' is no host"),
+        (["--hosts", "hosts.txt"], "hosts.txt: can't be read: No such file"),
         (["--hosts", "a:1", "--nproc", "2"], "--hosts says how many workers each host has"),
         (["--hosts", "a:1,b:1", "--min-nodes", "3"], "there are 2 hosts"),
     ],

@@ -7,6 +7,7 @@ import tiny
 import torch
 
 from distdl.comm.world import WorldInfo
+from distdl.config.schema import TrainConfig
 from distdl.errors import UserError
 from distdl.trainer import loaders, setup
 from distdl.trainer.state import TrainState
@@ -145,6 +146,26 @@ def test_a_device_that_is_not_there_is_the_users_mistake(monkeypatch):
     assert setup.pick_device("auto", WorldInfo()).type == "cpu"
     with pytest.raises(UserError, match="no CUDA device is usable here"):
         setup.pick_device("cuda", WorldInfo())
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "warned"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, "auto", True),
+        ({"SLURM_STEP_GPUS": "3"}, "auto", True),
+        ({"CUDA_VISIBLE_DEVICES": "", "SLURM_STEP_GPUS": "3"}, "auto", False),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, "auto", False),
+        ({}, "auto", False),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, "cpu", False),
+    ],
+)
+def test_gpus_that_are_given_and_not_seen_are_told_of(given, device, warned):
+    config = TrainConfig(global_batch=1, epochs=1, device=device)
+
+    found = setup.unused_gpus(config, torch.device("cpu"), given)
+
+    assert (found is not None) == warned
+    assert not found or "are given to this run, but torch" in found
 
 
 def test_a_worker_without_a_device_of_its_own_is_refused(monkeypatch):

@@ -138,10 +138,16 @@ def test_a_run_that_may_lose_nodes_starts_its_workers_itself(submit):
     assert "--hosts slurm --min-nodes 3" in script and "\nsrun" not in script
 
 
+def test_lines_of_setup_that_bash_can_not_read_are_refused(submit):
+    code, said = submit("slurm.setup=['if true; then']")
+
+    assert code == EXIT_USER_ERROR and "slurm.setup: bash can't read these lines" in said
+
+
 def test_the_lines_of_setup_are_the_users_own_shell(submit):
     script = script_of(submit, "slurm.setup=['module load cuda', 'export NCCL_DEBUG=WARN']")
 
-    assert "\nmodule load cuda\nexport NCCL_DEBUG=WARN\n" in script
+    assert "\nmodule load cuda\nexport NCCL_DEBUG=WARN\ncd " in script  # runs/ is in the folder that it was submitted from
     assert script.index("module load") < script.index("srun ")
 
 

@@ -57,7 +57,7 @@ def render(job: Job) -> str:
         command=job.command,
         folder=job.folder,
         options=job.options,
-        setup=job.setup,
+        setup=[*job.setup, f"cd {_q(job.working_folder)}"] if job.setup else (),
         before=[over] if job.is_chained else (),
         body=[*_start(job), "", *_end(job)],
     )
@@ -168,7 +168,7 @@ def _why(job: Job) -> list[str]:
         return []
     name = '"$run"' if len(job.runs) > 1 else _q(job.runs[0])
     is_failed = f'[ "$code" -eq {EXIT_DONE} ] || [ "$code" -eq {EXIT_PREEMPTED} ]'
-    return [f"{is_failed} || {_q(job.python)} -m distdl why {name}"]
+    return [f"{is_failed} || {_q(job.python)} -m distdl why --quiet {name}"]
 
 
 _NAME = "job.sh"

@@ -83,15 +83,17 @@ def submit(arguments: argparse.Namespace) -> int:
     folder = (Path("sweeps") / name if arguments.array else places.runs_root() / name / "slurm").absolute()
     options = sbatch_options(config, arguments, name, folder, len(points))
     job = job_of(config, arguments, options, [point.run for point in points], folder)
+    script = render(job)
+    check_shell(script)
     if arguments.dry_run:
-        print(render(job), end="")
+        print(script, end="")
         return EXIT_DONE
     check_sbatch()
     for point in points:
         own = load(arguments.config, [*arguments.overrides, *point.overrides]).config
         prepare(job, own, point.run, resume=arguments.resume)
     copy_code(job.folder)
-    write_atomic(job.folder / "job.sh", render(job).encode())
+    write_atomic(job.folder / "job.sh", script.encode())
     numbers = queue(job.folder / "job.sh", arguments.chain or 1)
     print(_told(job, numbers))
     return EXIT_DONE
@@ -189,6 +191,15 @@ def prepare(job: Job, config: Config, run: str, *, resume: bool) -> None:
     resolved = load(opened.folder.config).config  # with the run's own copies of its plugins
     copies = [os.path.relpath(each, job.folder) for each in resolved.plugins]
     write_atomic(job.config(run), dump(resolved.model_copy(update={"plugins": copies})).encode())
+
+
+def check_shell(script: str) -> None:
+    """Raises UserError for setup lines that bash could not read: an `if` without its `fi`."""
+    if not shutil.which("bash"):
+        return
+    read = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
+    if read.returncode:
+        raise UserError(f"bash can't read these lines: {read.stderr.strip()}", where="slurm.setup")
 
 
 def copy_code(folder: Path) -> None:

@@ -147,7 +147,9 @@ def test_lines_of_setup_that_bash_can_not_read_are_refused(submit):
 def test_the_lines_of_setup_are_the_users_own_shell(submit):
     script = script_of(submit, "slurm.setup=['module load cuda', 'export NCCL_DEBUG=WARN']")
 
-    assert "\nmodule load cuda\nexport NCCL_DEBUG=WARN\ncd " in script  # runs/ is in the folder that it was submitted from
+    assert (
+        "\nmodule load cuda\nexport NCCL_DEBUG=WARN\ncd " in script
+    )  # runs/ is in the folder that it was submitted from
     assert script.index("module load") < script.index("srun ")
 
 

@@ -49,16 +49,17 @@ def test_a_batch_script_and_a_shell_in_an_allocation_are_no_workers(cluster, pla
     assert said.count("on 2 workers (cpu, gloo)") == 2
 
 
-def test_a_task_that_is_killed_ends_the_step_and_is_named(cluster, place):
-    fault = {"rank": 3, "where": "train", "nth": 4, "kill": "self", "once": str(place.path / "struck")}
+@pytest.mark.parametrize(("options", "rank"), [(TWO_BY_TWO, 3), (("--nodes=2", "--ntasks-per-node=1"), 1)])
+def test_a_task_that_is_killed_ends_the_step_and_is_named(cluster, place, options, rank):
+    fault = {"rank": rank, "where": "train", "nth": 4, "kill": "self", "once": str(place.path / "struck")}
     config = place.config(**TREE, model__name="faulty:lenet5")
 
-    state, code, said = run(
-        cluster, place, f"srun python -m distdl train {config}", *TWO_BY_TWO, FAULT=json.dumps(fault)
-    )
+    state, code, said = run(cluster, place, f"srun python -m distdl train {config}", *options, FAULT=json.dumps(fault))
 
     assert (state, code) == ("FAILED", 137), said
-    assert "task 3: Killed" in said
+    told = place.run("why", "run").output
+    assert f"rank {rank} on node2 failed after step" in told and "ended in the middle of a step without a word" in told
+    assert f"task {rank}: Killed" in said
 
 
 def test_a_mistake_in_the_config_is_told_once_a_node_and_not_by_every_task(cluster, place):

@@ -21,12 +21,12 @@ torchrun=(-m torch.distributed.run --nnodes 2 --nproc-per-node 1 --master-port 2
 node() {
   if [ $engine = buildah ]; then
     container=$(buildah from distdl:cpu)
-    buildah run --user 1000:1000 --hostname "node$1" --volume "$work/runs:/work/runs" "$container" -- \
-      env OMP_NUM_THREADS=1 bash -c 'cd /work; id -u > runs/uid-'"$1"'; exec python3 "$@"' node \
+    buildah run --user 1000:1000 --hostname "node$1" --volume "$work/runs:/train/runs" "$container" -- \
+      env OMP_NUM_THREADS=1 bash -c 'cd /train; id -u > runs/uid-'"$1"'; exec python3 "$@"' node \
       "${torchrun[@]}" --master-addr 127.0.0.1 --node-rank "$1" "${train[@]}"
     buildah rm "$container" >/dev/null
   else
-    $engine run --rm --network distdl-try --name "distdl-node$1" --hostname "distdl-node$1" --volume "$work/runs:/work/runs" \
+    $engine run --rm --network distdl-try --name "distdl-node$1" --hostname "distdl-node$1" --volume "$work/runs:/train/runs" \
       --env OMP_NUM_THREADS=1 --entrypoint bash distdl:cpu -c 'id -u > runs/uid-'"$1"'; exec python3 "$@"' node \
       "${torchrun[@]}" --master-addr distdl-node0 --node-rank "$1" "${train[@]}"
   fi

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -151,6 +152,18 @@ def somewhere(path: Path, corpus: Path) -> Iterator[Place]:
     for pid in left:
         os.kill(pid, 9)
     assert not left, f"processes were left behind: {left}"
+
+
+def mnist_config(there: Place, real_data: Path, **changes: Any) -> Path:
+    """Packs it from its original files, and writes a config that trains on it."""
+    packed = there.run("data", "pack", "idx", real_data / "mnist", "mnist")
+    assert packed.code == 0, packed.output
+    transforms = [{"pad": 2}, {"normalise": {"mean": [0.1307], "std": [0.3081]}}]
+    splits = {
+        "data__train": {"shards": "mnist/train", "transforms": transforms},
+        "data__eval": {"shards": "mnist/test", "transforms": transforms},
+    }
+    return there.config(**splits, **changes)
 
 
 def pack_digits(folder: Path) -> Path:

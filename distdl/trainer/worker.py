@@ -320,10 +320,11 @@ def _describe(
         **bound.noted(),
         "jpeg_decoder": native.decoder,
     }
-    told = messages.gather_json((mine, setup.unused_gpus(config.train, run.device) or tight))
+    told = messages.gather_json((mine, [setup.unused_gpus(config.train, run.device), tight]))
     workers = [worker for worker, _ in told]
-    for warning in {worker["host"]: warning for worker, warning in told if warning}.values():
-        say(warning)
+    for warnings in {worker["host"]: warnings for worker, warnings in told if any(warnings)}.values():
+        for warning in filter(None, warnings):
+            say(warning)
     without = {worker["host"] for worker in workers if worker["jpeg_decoder"] != "native"}
     if 0 < len(without) < len({worker["host"] for worker in workers}):
         say(f"warning: only some hosts have the native JPEG decoder, and others round otherwise: {sorted(without)}")

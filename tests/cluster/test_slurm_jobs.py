@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from place import mnist_config
 
 from distdl.launch.slurm import lists
 
@@ -87,12 +88,9 @@ def test_a_job_trains_to_the_bits_of_a_run_on_one_machine(cluster, place, hash_o
 @pytest.mark.matrix
 @pytest.mark.needs("data")
 def test_mnist_on_two_nodes_of_two_has_the_bits_of_four_workers_on_this_machine(cluster, place, real_data):
-    packed = place.run("data", "pack", "idx", real_data / "mnist", "mnist")
-    assert packed.code == 0, packed.output
-    normalise = {"normalise": {"mean": [0.1307], "std": [0.3081]}}
-    config = place.config(
-        data__train={"shards": "mnist/train", "transforms": [{"pad": 2}, normalise]},
-        data__eval={"shards": "mnist/test", "transforms": [{"pad": 2}, normalise]},
+    config = mnist_config(
+        place,
+        real_data,
         dist__reduction="tree",
         train__global_batch=128,
         train__steps=469,  # an epoch

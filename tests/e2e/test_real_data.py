@@ -3,17 +3,15 @@
 import json
 
 import pytest
+from place import mnist_config
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.needs("data")]
 
 
 def test_mnist_from_its_idx_files(place, real_data):
-    packed = place.run("data", "pack", "idx", real_data / "mnist", "mnist")
-    assert packed.code == 0, packed.output
-    normalise = {"normalise": {"mean": [0.1307], "std": [0.3081]}}
-    config = place.config(
-        data__train={"shards": "mnist/train", "transforms": [{"pad": 2}, normalise]},
-        data__eval={"shards": "mnist/test", "transforms": [{"pad": 2}, normalise]},
+    config = mnist_config(
+        place,
+        real_data,
         train={"global_batch": 128, "epochs": 1, "log_every": 50},
         checkpoint={"best": "top1"},
     )

@@ -27,6 +27,7 @@ LAYERS = [
     "models",
     "track",
     "data",
+    "speech",
     "tasks",
     "checkpoint",
     "trainer",

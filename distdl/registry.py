@@ -23,6 +23,7 @@ TASKS = {
     "multitask": "distdl.tasks.multitask:Multitask",
     "regress": "distdl.tasks.regress:Regress",
     "autoencode": "distdl.tasks.autoencode:Autoencode",
+    "ctc": "distdl.tasks.ctc:Ctc",
 }
 DATASETS: dict[str, str] = {}  # none is built in: those of one's own
 STAGES: dict[str, str] = {}  # likewise

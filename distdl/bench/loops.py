@@ -17,6 +17,7 @@ import torch
 
 from distdl.data.engine import HostBatch
 from distdl.data.order import Rows
+from distdl.data.fill import SoundRows
 from distdl.data.pictures.of_batches import OnDevice
 from distdl.data.pictures.transforms import Normalise
 from distdl.track import NullTracker
@@ -30,8 +31,16 @@ from distdl.trainer.signals import StopRequests
 class MemoryLoader:
     """Stands in for a run's loader: batches that are there already, without end. What rows they are is ignored."""
 
-    def __init__(self, batches: Iterator[HostBatch], normalise: Normalise, on_device: Sequence[OnDevice] = ()) -> None:
+    def __init__(
+        self,
+        batches: Iterator[HostBatch],
+        normalise: Normalise,
+        on_device: Sequence[OnDevice] = (),
+        sounds: SoundRows | None = None,
+        chain: Any = None,
+    ) -> None:
         self._batches, self.normalise, self.on_device = batches, normalise, on_device
+        self.sounds, self.chain = sounds, chain
 
     def batches(self, rows: Iterable[Rows]) -> Generator[HostBatch, None, None]:
         for _, batch in zip(rows, self._batches):
@@ -45,9 +54,10 @@ def in_memory(run: Run, most_batches: int) -> Iterator[list[HostBatch]]:
     """The run's first batches, which within it take the place of its loader."""
     loader = run.train_loader
     batches = list(itertools.islice(run.host_batches(), most_batches))
-    without_wait = [HostBatch(each.tensors, each.n_valid, 0, 0.0) for each in batches]
+    without_wait = [HostBatch(each.tensors, each.n_valid, 0, 0.0, each.cuts) for each in batches]
     endless = itertools.cycle(without_wait)
-    run.train_loader = MemoryLoader(endless, loader.normalise, loader.on_device)  # type: ignore[assignment]
+    in_place = MemoryLoader(endless, loader.normalise, loader.on_device, loader.sounds, loader.chain)
+    run.train_loader = in_place  # type: ignore[assignment]
     try:
         yield batches
     finally:
@@ -100,7 +110,7 @@ class BareLoop:
                 rows = {name: tensor[begin : begin + micro_batch] for name, tensor in host.tensors.items()}
                 batch = step.to_device(rows, run.train_loader, run.device, config)
                 with step.autocast(config, run.device):
-                    loss_sum, _ = run.task.loss(self._network(batch["image"]), batch)
+                    loss_sum, _ = run.task.loss(self._network(*step.inputs_of(batch)), batch)
                 self._scaler.scale(loss_sum / n_rows).backward()
             self._scaler.step(self._optimiser)
             self._scaler.update()

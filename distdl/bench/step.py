@@ -102,7 +102,7 @@ def _compare(run: Run, batches: Sequence[HostBatch], n_rounds: int, n_steps: int
         "ratio": compared.median,
         "interval_95": [compared.low, compared.high],
         "peak_memory_bytes": memory,
-        **_utilisation(run, batches[0].tensors["image"].shape[1:], samples_per_s),
+        **_utilisation(run, _image_shape(batches[0]), samples_per_s),
     }
 
 
@@ -127,7 +127,12 @@ def _wait(device: torch.device) -> None:
     collectives.barrier()
 
 
-def _utilisation(run: Run, image_shape_HWC: Sequence[int], samples_per_s: float) -> Result:
+def _image_shape(batch: HostBatch) -> Sequence[int] | None:
+    """(height, width, channels); None for sounds, whose length differs from step to step."""
+    return batch.tensors["image"].shape[1:] if "image" in batch.tensors else None
+
+
+def _utilisation(run: Run, image_shape_HWC: Sequence[int] | None, samples_per_s: float) -> Result:
     precision = run.config.train.precision
     known = throughput.known_peak(run.device, precision)
     peak = known or throughput.measured_peak(run.device, precision)
@@ -173,6 +178,11 @@ def on_noise(config: Config, folder: Path, image_shape_HWC: Sequence[int] | None
     Written as shards, so that all that follows is what a run does.
     """
     train = config.data.train
+    if config.data.sound:
+        raise UserError(
+            "the training data is not there", where=f"data.train: {train.source}", fix="Pack it first: sounds of noise "
+            "would not have its lengths."
+        )
     if image_shape_HWC is None:
         image_shape_HWC = _usual_shape(config)
     random = np.random.default_rng(0)

@@ -21,7 +21,7 @@ from pydantic import (
 from distdl import registry
 from distdl.config import addresses
 from distdl.config.cluster import PathsConfig, SlurmConfig
-from distdl.config.sources import SplitConfig, TrainSplitConfig
+from distdl.config.sources import SoundConfig, SplitConfig, TrainSplitConfig
 from distdl.config.values import (
     REQUIRED,
     Decay,
@@ -117,6 +117,7 @@ class DataConfig(Section):
         ]
         | None
     ) = key(None, "what is evaluated on: one split, or several by name; none switches evaluation off")
+    sound: SoundConfig | None = key(None, "the samples are sounds, brought to one rate: {rate_hz: 16000}")
     sampling: str = key(
         "natural",
         "what an epoch holds: natural (each sample once), balanced (keyed draws, classes alike), or FILE (of weights)",

@@ -1,7 +1,7 @@
 """Where samples come from: one source, a split of the data, and several sources that are mixed to train on."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -28,6 +28,7 @@ class SourceConfig(Section):
         [], "code of one's own between reading and decoding: generators of samples, as webdataset's"
     )
     image: str | None = key(None, "component that holds the image (default: the first known image extension)")
+    sound: str | None = key(None, "component that holds the sound (default: the first known sound extension)")
     label: str = key("cls", "component that holds the label, as text that the task reads: a class number")
     index: str | None = key(
         None, "folder (or address) of the index files, where they are not beside the shards", free=True
@@ -81,6 +82,21 @@ def _check_one_given(given: Mapping[str, Any], names: Sequence[str]) -> None:
         raise ValueError(f"give one of {', '.join(names[:-1])} and {names[-1]}, not {' and '.join(found)}")
 
 
+class SoundConfig(Section):
+    rate_hz: int = key(16000, "samples per second that all sounds are brought to", ge=1000, le=384000)
+    order: Literal["by_length", "shortest_first", "shuffled"] = key(
+        "by_length",
+        "batches of sounds of like length, in any order; with shortest_first, the first epoch goes from short to long; "
+        "shuffled: any sounds together, more padding",
+    )
+    at_once_s: float | None = key(
+        None,
+        "most seconds of sound, padding included, per forward on each worker: bounds memory (default: a worker's rows)",
+        gt=0,
+    )
+    longest_s: float | None = key(None, "a longer sound is a bad sample (default: none is too long)", gt=0)
+
+
 class SplitConfig(SourceConfig):
     transforms: list[Transform] = key([], "applied in order: those of images, then those of batches, then normalise")
 
@@ -102,7 +118,7 @@ class TrainSplitConfig(SplitConfig):
         if mixture == {}:
             raise ValueError("a mixture has at least one source")
         _check_one_given({**info.data, "mixture": mixture}, ("shards", "folder", "dataset", "mixture"))
-        for name in ("args", "stages", "image", "label", "index") if mixture else ():
+        for name in ("args", "stages", "image", "sound", "label", "index") if mixture else ():
             if info.data.get(name) != cls.model_fields[name].default:
                 raise ValueError(f"each source has its own '{name}': give it there")
         return mixture

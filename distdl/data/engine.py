@@ -4,7 +4,8 @@
 
 A batch is a dict of CPU tensors: `image` uint8 (rows, height, width, channels), `valid` float32 (rows,), `sample_id`
 int64 (rows,), and `label` (rows, ...) as the task's LabelSpec says, unless the task needs none; and `augment_key` int64
-(rows,) where transforms draw on the device. Every row is written into its own place by whichever worker comes to it, so
+(rows,) where transforms draw on the device. Of sounds, instead of `image`: `sound` int16 (rows, samples) and `length`
+int64 (rows,), in samples. Every row is written into its own place by whichever worker comes to it, so
 nothing depends on their number.
 """
 
@@ -37,6 +38,8 @@ class HostBatch:
     n_bad: int
     wait_s: float
     """how long the caller waited for it"""
+    cuts: tuple[tuple[int, ...], ...] = ()
+    """of sounds: for each of the worker's parts of the batch, where its forwards begin, and its end"""
     problems: list[BadRow] = field(default_factory=list)
     """the bad samples; one that stood in for another and was bad as well is one more"""
 
@@ -61,7 +64,8 @@ class Loader:
         self._filler = Filler(dataset, split, **of_filler)
         self.dataset, self.where, self.label = dataset, self._filler.where, self._filler.label
         self.normalise, self.on_device = self._filler.normalise, self._filler.on_device
-        self.image_shape = self._filler.image_shape
+        self.image_shape, self.sounds = self._filler.image_shape, self._filler.sounds
+        self.chain: Any = None  # of sounds: what makes features of them on the device (distdl.speech.transforms.Chain)
         self._prefetch, self._raises = prefetch, self._filler.policy == "raise"
         self._slots = Slots(pin=pin_memory)
         self._workers = workers
@@ -86,32 +90,33 @@ class Loader:
     def batches(self, rows: Iterable[Rows]) -> Generator[HostBatch, None, None]:
         """As `stream`, for those who see to "raise" themselves, since all workers are to end together: such a row is
         masked."""
-        ahead: deque[tuple[dict[str, torch.Tensor], list[Part]]] = deque()
+        ahead: deque[tuple[Rows, dict[str, torch.Tensor], list[Part]]] = deque()
         upcoming = iter(rows)
         try:
             while True:
                 while len(ahead) < self._prefetch and (some := next(upcoming, None)) is not None:
-                    ahead.append(self._begin(some))
+                    ahead.append((some, *self._begin(some)))
                 if not ahead:
                     return
-                tensors, parts = ahead.popleft()
+                rows_asked, tensors, parts = ahead.popleft()
                 began = time.perf_counter()
                 problems = [problem for part in parts for problem in part.result()]
                 n_valid = int(tensors["valid"].numpy().sum())
                 wait_s = time.perf_counter() - began
-                yield HostBatch(tensors, n_valid, len(problems), wait_s, problems)
+                yield HostBatch(tensors, n_valid, len(problems), wait_s, rows_asked.cuts, problems)
                 del tensors, parts  # its slot is free for the next one as soon as the caller has no use for it
         finally:
-            for _, parts in ahead:
+            for _, _, parts in ahead:
                 for part in parts:
                     part.cancel()
 
     def _begin(self, rows: Rows) -> tuple[dict[str, torch.Tensor], list[Part]]:
         n = len(rows)
-        place, arrays = self._slots.take(self._filler.fields(n, rows.resolution))
+        size = self._filler.size_of(rows)
+        place, arrays = self._slots.take(self._filler.fields(n, size))
         self._filler.ask(rows, arrays)
         parts = [
-            self._workers.submit(self._number, place, arrays, rows.resolution, begin, min(begin + _ROWS_PER_TASK, n))
+            self._workers.submit(self._number, place, arrays, size, begin, min(begin + _ROWS_PER_TASK, n))
             for begin in range(0, n, _ROWS_PER_TASK)
         ]
         return {name: torch.from_numpy(arrays[name]) for name in arrays if name not in _HOST_ONLY}, parts

@@ -86,7 +86,7 @@ class OwnIterable:
             example = self.example(0)
         except BadSample:
             return None
-        return xxhash.xxh3_64_hexdigest(bytes(example.image) + repr(example.label).encode())
+        return xxhash.xxh3_64_hexdigest(bytes(example.content) + repr(example.label).encode())
 
     def compare(self, digests: list[str | None]) -> None:
         """With those of all workers."""

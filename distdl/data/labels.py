@@ -28,6 +28,9 @@ class LabelSpec:
     shape: tuple[int, ...] = ()
     dtype: Literal["int64", "float32"] = "float32"
     ignored: float = 0.0
+    most_per_s: float | None = None
+    """of sounds: a label is a sequence of whole numbers, not more than so many a second. A row has their number, then
+    they themselves, then zeros (see `sequence`)"""
 
 
 def class_number(n_classes: int | None) -> LabelSpec:
@@ -59,6 +62,11 @@ def class_set(n_classes: int) -> LabelSpec:
 def numbers(n: int) -> LabelSpec:
     """`n` finite numbers -> a vector (n,)."""
     return LabelSpec(parse=partial(_numbers, n), expected=f"{n} numbers a sample", shape=(n,))
+
+
+def sequence(parse: Callable[[Any], Sequence[int]], expected: str, most_per_s: float = 100.0) -> LabelSpec:
+    """What `parse` makes of a transcript: numbers of its units -> a vector (1 + most, ) for sounds."""
+    return LabelSpec(parse=parse, expected=expected, dtype="int64", most_per_s=most_per_s)
 
 
 def words(text: bytes) -> list[str]:

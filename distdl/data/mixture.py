@@ -14,7 +14,7 @@ from distdl.config.sources import SourceConfig, TrainSplitConfig
 from distdl.data.iterable import OwnIterable
 from distdl.data.order import Int64s, Rows
 from distdl.data.own import OwnDataset
-from distdl.data.samples import Example, ShardSamples, Stored
+from distdl.data.samples import IMAGE, Example, Kind, ShardSamples, Stored
 from distdl.data.stages import StagedSamples
 from distdl.errors import UserError
 
@@ -69,13 +69,13 @@ class MixedSamples:
     Raises UserError where a class number means one class in one source and another in another.
     """
 
-    def __init__(self, mixture: Mixture, split: SourceConfig, where: str, *, has_label: bool) -> None:
+    def __init__(self, mixture: Mixture, split: SourceConfig, where: str, *, has_label: bool, kind: Kind) -> None:
         assert isinstance(split, TrainSplitConfig) and split.mixture, "what is mixed has the sources' settings"
         if has_label:
             _check_classes(_class_lists(mixture, split.mixture), f"{where}.mixture")
         self._mixture = mixture
         self._samples = {
-            name: _samples_of_source(source, split.mixture[name], f"{where}.mixture.{name}", has_label=has_label)
+            name: _samples_of_source(source, split.mixture[name], f"{where}.mixture.{name}", has_label, kind)
             for name, source in mixture.sources.items()
         }
 
@@ -96,23 +96,25 @@ SourceSamples = ShardSamples | StagedSamples | OwnDataset
 Samples = SourceSamples | OwnIterable | MixedSamples
 
 
-def samples_of(dataset: AnyDataset, split: SourceConfig, where: str, *, has_label: bool) -> Samples:
-    """What gives a dataset's samples with their images and, if the task needs them, their labels.
+def samples_of(
+    dataset: AnyDataset, split: SourceConfig, where: str, *, has_label: bool, kind: Kind = IMAGE
+) -> Samples:
+    """What gives a dataset's samples with their images, or sounds, and, if the task needs them, their labels.
 
     Raises UserError if a source's first sample lacks one of the two.
     """
     if isinstance(dataset, Mixture):
-        return MixedSamples(dataset, split, where, has_label=has_label)
+        return MixedSamples(dataset, split, where, has_label=has_label, kind=kind)
     if isinstance(dataset, OwnIterable):
         return dataset
-    return _samples_of_source(dataset, split, where, has_label=has_label)
+    return _samples_of_source(dataset, split, where, has_label, kind)
 
 
-def _samples_of_source(source: Source, split: SourceConfig, where: str, *, has_label: bool) -> SourceSamples:
+def _samples_of_source(source: Source, split: SourceConfig, where: str, has_label: bool, kind: Kind) -> SourceSamples:
     if isinstance(source, OwnDataset):
         return source
     label = split.label if has_label else None
-    return (StagedSamples if split.stages else ShardSamples)(source, split, where, label)
+    return (StagedSamples if split.stages else ShardSamples)(source, split, where, label, kind)
 
 
 def _class_lists(mixture: Mixture, settings: Mapping[str, SourceConfig]) -> dict[str, list[str]]:

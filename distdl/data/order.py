@@ -88,6 +88,8 @@ class Rows:
     offset: Int64s  # position inside the epoch
     valid: Bools
     resolution: int | None = None  # short side of the batch's images, where training begins with small ones
+    size: int | None = None  # of sounds: samples of the longest of the step, to which all are padded
+    cuts: tuple[tuple[int, ...], ...] = ()  # of sounds: for each part, where its forwards begin, and its end
 
     def __len__(self) -> int:
         return len(self.sample_id)
@@ -105,7 +107,9 @@ class Rows:
     def parts(self, parts: range, n_parts: int) -> "Rows":
         """The row slots of consecutive ones of so many parts, alike in size."""
         rows = slice(parts.start * len(self) // n_parts, parts.stop * len(self) // n_parts)
-        return Rows(self.sample_id[rows], self.epoch[rows], self.offset[rows], self.valid[rows], self.resolution)
+        cuts = self.cuts[parts.start : parts.stop]
+        found = (self.sample_id[rows], self.epoch[rows], self.offset[rows], self.valid[rows])
+        return Rows(*found, self.resolution, self.size, cuts)
 
 
 class Plan:

@@ -42,7 +42,7 @@ _SPAWN = multiprocessing.get_context("spawn")
 _STOP_S = 5.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # to the whole group
 
-# loader, offset and size of the slot, rows of the batch, resolution, begin, end
+# loader, offset and bytes of the slot, rows of the batch, size of its rows (see Content), begin, end
 Task = tuple[int, int, int, int, int | None, int, int]
 
 
@@ -83,13 +83,13 @@ class Processes:
         return number
 
     def submit(
-        self, loader: int, place: Place, arrays: Arrays, resolution: int | None, begin: int, end: int
+        self, loader: int, place: Place, arrays: Arrays, size: int | None, begin: int, end: int
     ) -> Future[list[BadRow]]:
         child = self._children[self._n_submitted % self._n]
         self._n_submitted += 1
         packed, slots = self._loaders[loader]
         child.know(loader, packed, slots)
-        return child.ask((loader, place.offset, place.size, len(arrays["valid"]), resolution, begin, end), arrays)
+        return child.ask((loader, place.offset, place.size, len(arrays["valid"]), size, begin, end), arrays)
 
     def remove(self, loader: int) -> None:
         self._loaders.pop(loader, None)
@@ -265,15 +265,15 @@ class _Loader:
         if self._filler is None:
             assert self._failure, "there is a filler or a reason"
             raise self._failure
-        _, _, _, _, resolution, begin, end = task
-        return self._filler.fill(self._arrays(self._filler, task), resolution, begin, end)
+        _, _, _, _, size, begin, end = task
+        return self._filler.fill(self._arrays(self._filler, task), size, begin, end)
 
     def _arrays(self, filler: Filler, task: Task) -> Arrays:
-        _, offset, size, n_rows, resolution, _, _ = task
-        place = Place(offset, size)
+        _, offset, n_bytes, n_rows, size, _, _ = task
+        place = Place(offset, n_bytes)
         if place not in self._maps:
-            self._maps[place] = mmap.mmap(self._file, size, offset=offset)
-        return arrays_in(np.frombuffer(self._maps[place], np.uint8), filler.fields(n_rows, resolution))
+            self._maps[place] = mmap.mmap(self._file, n_bytes, offset=offset)
+        return arrays_in(np.frombuffer(self._maps[place], np.uint8), filler.fields(n_rows, size))
 
 
 def _sendable(error: Exception) -> Exception:

@@ -1,15 +1,34 @@
-"""One sample before its transforms: its image and its label, out of the components that a shard's sample has."""
+"""One sample before its transforms: its image or sound and its label, out of the components of a shard's sample."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from distdl.config.sources import SourceConfig
+from distdl.data.audio import AUDIO_EXTENSIONS, is_audio
 from distdl.data.corpus.dataset import CorruptSample, Dataset
 from distdl.data.corpus.folder import FolderDataset
 from distdl.data.pictures.image import IMAGE_EXTENSIONS, Pixels, decode_image, is_image
 from distdl.errors import UserError
 
 Stored = Dataset | FolderDataset
+
+
+class Kind(NamedTuple):
+    """Of what a sample holds besides its label: `name` is the key of a config that names its component."""
+
+    name: Literal["image", "sound"]
+    shown: str
+    extensions: tuple[str, ...]
+    is_one: Callable[[str], bool]
+
+    def component(self, split: SourceConfig) -> str | None:
+        """Its component as the config names it."""
+        return split.image if self.name == "image" else split.sound
+
+
+IMAGE = Kind("image", "an image", IMAGE_EXTENSIONS, is_image)
+SOUND = Kind("sound", "a sound", AUDIO_EXTENSIONS, is_audio)
 
 
 class BadSample(Exception):
@@ -67,18 +86,18 @@ class BadRow:
 @dataclass(slots=True)
 class Example:
     name: str  # "0004 in 000000.tar"
-    image: bytes | Pixels  # of a file, or decoded: uint8 (height, width, 1 or 3)
+    content: bytes | Pixels  # of a file of an image or a sound; or decoded: uint8 (height, width, 1 or 3)
     label: Any  # a component's bytes, or the value that a dataset of one's own gave; None where none is asked for
-    extension: str = ""  # of the image, where it is bytes
+    extension: str = ""  # of the content, where it is bytes
     key: str = ""  # the sample's, and its shard's path, where it is bytes
     shard: str = ""
 
     def decode(self) -> Pixels:
         """uint8 (height, width, 1 or 3). Raises BadSample if it is damaged."""
-        if not isinstance(self.image, bytes):
-            return self.image
+        if not isinstance(self.content, bytes):
+            return self.content
         try:
-            return decode_image(self.image, self.extension)
+            return decode_image(self.content, self.extension)
         except ValueError as error:
             raise self.damaged(error) from error
 
@@ -87,15 +106,18 @@ class Example:
 
 
 class ShardSamples:
-    """Finds image and label among the components. `label`: the component that holds it; None if none is asked for.
+    """Finds content and label among the components. `label`: the component that holds it; None if none is asked for.
 
     Raises UserError if the first sample lacks one of the two.
     """
 
-    def __init__(self, dataset: Stored, split: SourceConfig, where: str, label: str | None) -> None:
+    def __init__(
+        self, dataset: Stored, split: SourceConfig, where: str, label: str | None, kind: Kind = IMAGE
+    ) -> None:
         self._dataset, self._where, self._label = dataset, where, label
-        self._images = (split.image,) if split.image else self._find_image_components()
-        self._read = (*self._images, label) if label else self._images
+        named = kind.component(split)
+        self._contents = (named,) if named else self._find_components(kind)
+        self._read = (*self._contents, label) if label else self._contents
 
     def example(self, sample_id: int, key: int = 0) -> Example:
         """Raises BadSample if a component is missing or damaged."""
@@ -105,9 +127,9 @@ class ShardSamples:
         except CorruptSample as error:
             raise BadSample(self._dataset.place(number), error.key, error.component, error.reason) from error
         shard = self._dataset.place(number)
-        extension = next((each for each in self._images if each in sample.components), None)
+        extension = next((each for each in self._contents if each in sample.components), None)
         if extension is None:
-            raise BadSample(shard, sample.key, "", f"it has no component '{self._images[0]}'")
+            raise BadSample(shard, sample.key, "", f"it has no component '{self._contents[0]}'")
         if self._label and self._label not in sample.components:
             raise BadSample(shard, sample.key, "", f"it has no component '{self._label}'")
         label = sample.components[self._label] if self._label else None
@@ -118,15 +140,15 @@ class ShardSamples:
         """These samples are going to be asked for next."""
         self._dataset.announce(sample_ids, self._read)
 
-    def _find_image_components(self) -> tuple[str, ...]:
-        """The first sample's image component; and the other formats, for corpora that mix jpg, jpeg and png."""
+    def _find_components(self, kind: Kind) -> tuple[str, ...]:
+        """The first sample's image, or sound; and the other formats, for corpora that mix jpg, jpeg and png."""
         there = self._dataset.extensions(0)
-        found = next((extension for extension in there if is_image(extension)), None)
+        found = next((extension for extension in there if kind.is_one(extension)), None)
         if found is None or (self._label and self._label not in there):
-            missing = "an image" if found is None else f"'{self._label}'"
+            missing = kind.shown if found is None else f"'{self._label}'"
             raise UserError(
                 f"the first sample has no component for {missing} (it has: {', '.join(there)})",
                 where=f"{self._where}: {self._dataset.path}",
-                fix=f"Name the components by {self._where}.image and {self._where}.label.",
+                fix=f"Name the components by {self._where}.{kind.name} and {self._where}.label.",
             )
-        return (found, *(each for each in IMAGE_EXTENSIONS if each != found))
+        return (found, *(each for each in kind.extensions if each != found))

@@ -18,8 +18,7 @@ from distdl.config.sources import SourceConfig
 from distdl.data.corpus.dataset import CorruptSample
 from distdl.data.order import seed_of
 from distdl.data.own import given_up, image_of
-from distdl.data.pictures.image import is_image
-from distdl.data.samples import BadSample, Example, Stored
+from distdl.data.samples import IMAGE, BadSample, Example, Kind, Stored
 from distdl.errors import UserError
 
 RawSample = dict[str, Any]
@@ -52,10 +51,12 @@ def build(configs: Sequence[dict[str, Any]], where: str) -> list[tuple[str, Stag
 
 
 class StagedSamples:
-    """Image and label out of what the stages make of a sample. `label`: its component; None if none is asked for."""
+    """Content and label out of what the stages make of a sample. `label`: its component; None if none is asked for."""
 
-    def __init__(self, dataset: Stored, split: SourceConfig, where: str, label: str | None) -> None:
-        self._dataset, self._image, self._label = dataset, split.image, label
+    def __init__(
+        self, dataset: Stored, split: SourceConfig, where: str, label: str | None, kind: Kind = IMAGE
+    ) -> None:
+        self._dataset, self._component, self._label, self._kind = dataset, kind.component(split), label, kind
         self._stages = build(split.stages, where)
 
     def example(self, sample_id: int, key: int = 0) -> Example:
@@ -70,23 +71,27 @@ class StagedSamples:
         sample["__seed__"] = seed_of(key, sample_id)
         for stage_name, stage in self._stages:
             sample = _passed(sample, stage, stage_name, shard, read.key)
-        return example_of(sample, self._image, self._label, shard, read.key)
+        return example_of(sample, self._component, self._label, shard, read.key, self._kind)
 
     def announce(self, sample_ids: list[int]) -> None:
         """These samples are going to be asked for next."""
         self._dataset.announce(sample_ids, None)
 
 
-def example_of(sample: RawSample, image: str | None, label: str | None, shard: str, key: str) -> Example:
-    """`image`: None for the first component that is one by its name. Raises BadSample where one is missing."""
+def example_of(
+    sample: RawSample, component: str | None, label: str | None, shard: str, key: str, kind: Kind = IMAGE
+) -> Example:
+    """`component`: None for the first that is one by its name. Raises BadSample where one is missing."""
     there = [extension for extension in sample if not extension.startswith("__")]
-    extension = image or next((each for each in there if is_image(each)), "an image")
+    extension = component or next((each for each in there if kind.is_one(each)), kind.shown)
     for wanted in (extension, label):
         if wanted is not None and wanted not in sample:
             raise BadSample(shard, key, "", f"it has no component for {wanted} (it has: {', '.join(there)})")
-    image_now = image_of(sample[extension], shard, key, extension)
+    content = sample[extension]
+    if kind is IMAGE:
+        content = image_of(content, shard, key, extension)
     name = f"{key} in {shard.rpartition('/')[2]}"
-    return Example(name, image_now, sample[label] if label else None, extension, key, shard)
+    return Example(name, content, sample[label] if label else None, extension, key, shard)
 
 
 def _passed(sample: RawSample, stage: Stage, stage_name: str, shard: str, key: str) -> RawSample:

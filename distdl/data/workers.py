@@ -50,7 +50,7 @@ class Workers(Protocol):
     def add(self, filler: Filler, recipe: Recipe, slots: Slots) -> int:
         """The number of a loader with this filler, which `recipe` makes once more in another process."""
 
-    def submit(self, loader: int, place: Place, arrays: Arrays, resolution: int | None, begin: int, end: int) -> Part:
+    def submit(self, loader: int, place: Place, arrays: Arrays, size: int | None, begin: int, end: int) -> Part:
         """Fills rows begin..end of the arrays at that place; what was wrong with the bad ones comes back."""
 
     def remove(self, loader: int) -> None: ...
@@ -70,12 +70,12 @@ class Threads:
         self._fillers[number] = filler
         return number
 
-    def submit(self, loader: int, place: Place, arrays: Arrays, resolution: int | None, begin: int, end: int) -> Part:
+    def submit(self, loader: int, place: Place, arrays: Arrays, size: int | None, begin: int, end: int) -> Part:
         filler = self._fillers[loader]
         filler.announce(arrays, begin, end)
         if self._n:
-            return self._pool.submit(filler.fill, arrays, resolution, begin, end)
-        return Later(partial(filler.fill, arrays, resolution, begin, end))
+            return self._pool.submit(filler.fill, arrays, size, begin, end)
+        return Later(partial(filler.fill, arrays, size, begin, end))
 
     def remove(self, loader: int) -> None:
         self._fillers.pop(loader, None)

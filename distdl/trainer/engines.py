@@ -11,7 +11,7 @@ import contextlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class Engine(Protocol):
     def begin(self, n_rows: int) -> None:
         """Clears the gradients for a step whose global batch has `n_rows` rows."""
 
-    def forward(self, image: Tensor, last: bool) -> Tensor:
+    def forward(self, *inputs: Tensor, last: bool) -> Any:
         """The model's outputs for a micro-batch; `last` marks the step's last one."""
 
     def backward(self, loss: Tensor, last: bool) -> None:
@@ -99,8 +99,8 @@ class ExchangeEngine:
             for parameter in self._trainable:  # zero_grad() takes ten times as long, over what it tells the profiler
                 parameter.grad = None
 
-    def forward(self, image: Tensor, last: bool) -> Tensor:
-        return self.model(image)
+    def forward(self, *inputs: Tensor, last: bool) -> Any:
+        return self.model(*inputs)
 
     def backward(self, loss: Tensor, last: bool) -> None:
         if self._exchange:
@@ -158,11 +158,11 @@ class DDPEngine:
         self._buffers.begin()
         self.optimiser.zero_grad(set_to_none=True)
 
-    def forward(self, image: Tensor, last: bool) -> Tensor:
+    def forward(self, *inputs: Tensor, last: bool) -> Any:
         # DDP decides in the forward whether the backward will send gradients. Workers may have unlike numbers of
         # micro-batches: all of them send once, with the last.
         with contextlib.nullcontext() if last or self._ddp is None else self._ddp.no_sync():
-            return self._network(image)
+            return self._network(*inputs)
 
     def backward(self, loss: Tensor, last: bool) -> None:
         self.update.backward(loss)

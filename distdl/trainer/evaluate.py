@@ -18,9 +18,11 @@ from distdl.comm import collectives, messages
 from distdl.comm.vote import Vote
 from distdl.config.schema import TrainConfig
 from distdl.data.engine import Loader
-from distdl.data.order import sequential_rows
+from distdl.data.length_order import sequential_by_length
+from distdl.data.order import Rows, sequential_rows
 from distdl.data.samples import BadRow
 from distdl.errors import UserError
+from distdl.trainer import sounds
 from distdl.trainer.signals import Stop, StopRequests, agreed_stop
 from distdl.trainer.step import explained_out_of_memory, forward
 
@@ -67,19 +69,19 @@ def evaluate(
     model.eval()
     try:
         stream = loader.batches if note else loader.stream
-        batches = stream(sequential_rows(n_samples, batch, rows_per_batch) for batch in mine)
+        batches = stream(_rows(loader, batch, rows_per_batch) for batch in mine)
         with torch.inference_mode(), closing(batches):
             for turn in range(math.ceil(n_batches / world_size)):  # as many turns on every worker
                 if (host := next(batches, None)) is not None:
                     with explained_out_of_memory(host.tensors, device, "train.eval_batch", rows_per_batch):
-                        outputs, batch = forward(model, host.tensors, loader, device, config)
-                        loss, count = task.loss(outputs, batch)
-                        of_batch = {"loss": loss, **task.metrics(outputs, batch), "count": count}
-                    _check_metrics(task, of_batch)
+                        found = [
+                            _evaluated(model, task, piece, loader, device, config)
+                            for piece in sounds.pieces(host.tensors, loader.sounds)
+                        ]
+                    of_batch = {name: sum(of[name] for of, _ in found) for name in found[0][0]}
                     sums.add(mine[turn], {name: value[None] for name, value in of_batch.items()})
-                    if hasattr(task, "rows"):
-                        of_rows = {"valid": batch["valid"], **task.rows(outputs, batch)}
-                        rows.add(mine[turn], {name: value.cpu() for name, value in of_rows.items()})
+                    if of_rows := found[0][1]:
+                        rows.add(mine[turn], {name: torch.cat([each[name] for _, each in found]) for name in of_rows})
                     n_bad += host.n_bad
                     if note:
                         note(host.problems)
@@ -97,6 +99,31 @@ def evaluate(
     result = {name: means[name] for name in ("loss", *task.metric_names)} | {"count": int(count)}
     bad = int(collectives.sum_(torch.tensor(n_bad)))
     return result | {"bad": bad} if bad else result
+
+
+def _rows(loader: Loader, batch: int, rows_per_batch: int) -> Rows:
+    """Of batch number `batch`: sounds of like length together."""
+    if loader.sounds:
+        return sequential_by_length(loader.sounds.lengths, batch, rows_per_batch)
+    return sequential_rows(loader.dataset.n_samples, batch, rows_per_batch)
+
+
+def _evaluated(
+    model: nn.Module,
+    task: Any,
+    tensors: dict[str, Tensor],
+    loader: Loader,
+    device: torch.device,
+    config: TrainConfig,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Sums over the rows of a batch, or a piece of it, in fp64; and what the task has to see row by row, on the CPU."""
+    outputs, batch = forward(model, tensors, loader, device, config)
+    loss, count = task.loss(outputs, batch)
+    of_batch = {"loss": loss, **task.metrics(outputs, batch), "count": count}
+    _check_metrics(task, of_batch)
+    of_rows = {"valid": batch["valid"], **task.rows(outputs, batch)} if hasattr(task, "rows") else {}
+    sums = {name: value.double() for name, value in of_batch.items()}
+    return sums, {name: value.cpu() for name, value in of_rows.items()}
 
 
 def _check_metrics(task: Any, of_batch: dict[str, Any]) -> None:

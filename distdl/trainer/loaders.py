@@ -23,6 +23,8 @@ from distdl.data.processes import Processes
 from distdl.data.workers import Threads
 from distdl.errors import UserError
 from distdl.launch import binding
+from distdl.speech.transforms import build as build_chain
+from distdl.trainer import sounds
 
 
 class LoaderFactory:
@@ -50,7 +52,8 @@ class LoaderFactory:
         # A stand-in would count a sample twice in an evaluation: there, substitute means mask.
         policy = "mask" if plan is None and data.bad_sample == "substitute" else data.bad_sample
         growing = self.config.train.resolution if plan else None
-        return Loader(
+        sound = data.sound
+        loader = Loader(
             dataset,
             split,
             workers=self._workers,
@@ -63,7 +66,11 @@ class LoaderFactory:
             bad_sample=policy,
             substitute=plan.next_in_lane if plan else None,
             short_side=growing.end if growing else None,
+            sounds=sounds.rows_of(dataset, sound, where) if sound else None,
         )
+        if sound:
+            loader.chain = build_chain(split.transforms, where)
+        return loader
 
     def evaluation(self) -> dict[str, Loader]:
         """A loader for each evaluation split."""
@@ -94,6 +101,8 @@ def build_plan(config: Config, dataset: AnyDataset) -> Plan:
         "draws": config.data.draws,
         "growth": config.train.batch_growth,
     }
+    if config.data.sound:
+        return sounds.plan_of(config, dataset, **settings)
     if isinstance(dataset, Mixture):
         weights = {name: source.weight for name, source in (config.data.train.mixture or {}).items()}
         return MixturePlan({name: source.sizes for name, source in dataset.sources.items()}, weights, **settings)

@@ -1,12 +1,20 @@
-"""train.micro_batch: how many rows go through the network at once; with `auto`, the largest that memory allows."""
+"""train.micro_batch: how many rows go through the network at once; with `auto`, the largest that memory allows. And the
+longest sounds, tried before the first step: what does not fit is told at the start, not in the third hour."""
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
 import torch
 
 from distdl.comm import messages
 from distdl.data.order import Rows
 from distdl.errors import UserError
 from distdl.trainer.setup import Run
-from distdl.trainer.step import is_out_of_memory, loss_of, to_device
+from distdl.trainer import sounds
+from distdl.trainer.step import explained_out_of_memory, is_out_of_memory, loss_of, to_device
 
 
 def settle(run: Run) -> None:
@@ -36,20 +44,56 @@ def _probe(run: Run) -> int:
 
 
 def _fits(run: Run, rows: int) -> bool:
-    """Whether a forward and backward of so many rows fits. Leaves no gradient and no statistics behind."""
-    buffers = {name: b.clone() for name, b in run.engine.model.named_buffers()}
+    """Whether a forward and backward of so many rows fits."""
     ids = torch.arange(rows) % run.train_loader.dataset.n_samples
-    example = Rows.of(ids.numpy())
+    (host,) = run.train_loader.batches([Rows.of(ids.numpy())])
     try:
-        (host,) = run.train_loader.batches([example])
-        batch = to_device(host.tensors, run.train_loader, run.device, run.config.train)
-        loss, _ = loss_of(run, run.engine.model, batch, run.reduction.parts[0], 0)
-        loss.backward()
+        with _without_traces(run):
+            _forward_and_backward(run, host.tensors)
         return True
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         return False
+
+
+def try_longest(run: Run) -> None:
+    """The forward and backward of the longest sounds that this worker may meet. Raises UserError where memory runs out."""
+    loader = run.train_loader
+    if loader.sounds is None:
+        return
+    n = run.config.train.global_batch
+    by_length = np.argsort(loader.sounds.lengths, kind="stable")[-n:]
+    most = loader.sounds.config.longest_s
+    if most is not None:
+        fitting = np.flatnonzero(loader.sounds.lengths <= most * loader.sounds.config.rate_hz)
+        by_length = fitting[np.argsort(loader.sounds.lengths[fitting], kind="stable")][-n:]
+    rows = sounds.cut(Rows.of(np.resize(by_length, n)), loader.sounds, run.reduction.n_parts)
+    mine = rows.parts(run.reduction.parts[:1], run.reduction.n_parts)
+    begin, end = max(pairwise(mine.cuts[0]), key=lambda cut: _cost(loader.sounds.lengths[mine.sample_id[slice(*cut)]]))
+    whole = replace(mine, cuts=())
+    rows = Rows(whole.sample_id[begin:end], whole.epoch[begin:end], whole.offset[begin:end], whole.valid[begin:end])
+    (host,) = loader.batches([rows])
+    with _without_traces(run), explained_out_of_memory(host.tensors, run.device, "data.sound.at_once_s", len(rows)):
+        _forward_and_backward(run, host.tensors)
+
+
+def _cost(lengths: np.ndarray) -> int:
+    return int(lengths.max(initial=0)) * len(lengths)
+
+
+def _forward_and_backward(run: Run, tensors: dict[str, torch.Tensor]) -> None:
+    batch = to_device(tensors, run.train_loader, run.device, run.config.train)
+    loss, _ = loss_of(run, run.engine.model, batch, run.reduction.parts[0], 0)
+    loss.backward()
+
+
+@contextlib.contextmanager
+def _without_traces(run: Run) -> Iterator[None]:
+    """What happens within it leaves no gradient and no statistics behind."""
+    buffers = {name: b.clone() for name, b in run.engine.model.named_buffers()}
+    try:
+        yield
     finally:
         run.engine.optimiser.zero_grad(set_to_none=True)
         with torch.no_grad():

@@ -24,7 +24,7 @@ from distdl.data.pictures import resolution
 from distdl.errors import UserError, did_you_mean
 from distdl.launch import binding
 from distdl.launch.binding import Binding
-from distdl.trainer import batch_norm, ema, engines, mixup, optim, phases, schedule
+from distdl.trainer import batch_norm, ema, engines, mixup, optim, phases, schedule, sounds
 from distdl.trainer.distill import Teacher
 from distdl.trainer.ema import AveragedWeights
 from distdl.trainer.engines import Engine
@@ -64,6 +64,7 @@ class Run:
     eval_loaders: dict[str, Loader]
     state: TrainState
     end: int  # position where the run ends
+    feasible: sounds.Feasible | None  # of transcripts that are learned by CTC
     description: dict[str, Any]  # goes into every checkpoint: what a resumed run is checked against
     straggler: dict[str, float] = field(default_factory=dict)
     """of a training row: which worker holds the others up, and what part of the time it costs; {} while none does"""
@@ -99,9 +100,13 @@ class Run:
     def host_batches(self) -> Iterator[HostBatch]:
         """This worker's share of every batch from the state's position to the end."""
         steps = self.plan.steps(self.state.position, self.end, end=self.end)
+        if self.train_loader.sounds:
+            steps = sounds.with_cuts(steps, self.train_loader.sounds, self.reduction.n_parts)
         if growing := self.config.train.resolution:
             steps = resolution.with_sides(steps, growing, self.state.position, self.plan.epoch_length)
-        return self.train_loader.batches(rows.parts(self.reduction.parts, self.reduction.n_parts) for rows in steps)
+        mine = (rows.parts(self.reduction.parts, self.reduction.n_parts) for rows in steps)
+        batches = self.train_loader.batches(mine)
+        return map(self.feasible.masked, batches) if self.feasible else batches
 
     def node_rows(self, position: int) -> Iterator[Rows]:
         """What all workers of this node read from `position` to the end, step by step."""
@@ -128,6 +133,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         )
     reduction = reductions.build(config, world, device)
     batch_norm.check_sync(config, world.world_size)
+    sounds.check(config)
     task = build_task(config)
     _check_metrics(config, task)
     model = build_model(config, device)
@@ -156,7 +162,9 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
     train_loader = make(config.data.train, "data.train", dataset, plan)
     has_labels = train_loader.label is not None and getattr(task, "learns_from_mixtures", True)
     mixup.check(config, reduction.n_parts, has_labels)
-    _check_resolution(config, model, train_loader.image_shape)
+    if train_loader.image_shape:
+        _check_resolution(config, model, train_loader.image_shape)
+    is_ctc = getattr(task, "is_ctc", False)
     shape = None if config.train.resolution else train_loader.image_shape  # what differs from step to step has no MFU
     return Run(
         config=config,
@@ -177,6 +185,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         eval_loaders=make.evaluation(),
         state=state,
         end=end,
+        feasible=sounds.Feasible(model, train_loader) if is_ctc else None,
         description={
             "config": config.model_dump(mode="json"),
             "data": {"identity": dataset.identity, **plan.identity},

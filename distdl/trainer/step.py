@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from distdl.data.order import seed_of
 from distdl.data.pictures import augment
 from distdl.data.pictures.transforms import Normalise
 from distdl.errors import UserError
-from distdl.trainer import adversarial, mixup
+from distdl.trainer import adversarial, mixup, sounds
 from distdl.trainer.setup import Run
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,11 +28,12 @@ def train_step(run: Run, host: HostBatch, lr: float, **counts: int) -> list[tupl
     Raises UserError when memory runs out, with what was on its way through the network and the key to lower.
     """
     config, state, engine, phases = run.config.train, run.state, run.engine, run.phases
-    forwards = _forwards(run.reduction.parts, len(host.tensors["valid"]), state.micro_batch)
+    forwards = _forwards(run.reduction.parts, len(host.tensors["valid"]), state.micro_batch, host.cuts)
+    memory_key = "data.sound.at_once_s" if host.cuts else "train.micro_batch"
     sums = []
     engine.begin(run.global_batch)
     run.status.put(valid=host.n_valid, **counts)
-    with explained_out_of_memory(host.tensors, run.device, "train.micro_batch", forwards[0].n_rows):
+    with explained_out_of_memory(host.tensors, run.device, memory_key, forwards[0].n_rows):
         with run.noise.weights(state.step):
             for each in forwards:
                 if each.begin == 0:
@@ -69,9 +71,17 @@ class Forward(NamedTuple):
 
 
 @lru_cache
-def _forwards(parts: range, n_rows: int, micro_batch: int | None) -> tuple[Forward, ...]:
-    """The worker's `n_rows`, part by part: one part, or leaves of one size."""
+def _forwards(
+    parts: range, n_rows: int, micro_batch: int | None, cuts: tuple[tuple[int, ...], ...] = ()
+) -> tuple[Forward, ...]:
+    """The worker's `n_rows`, part by part: one part, or leaves of one size. `cuts` of each part as in HostBatch."""
     each = n_rows // len(parts)
+    if cuts:
+        return tuple(
+            Forward(part, begin, slice(first + begin, first + end), end == of_part[-1])
+            for part, first, of_part in zip(parts, range(0, n_rows, each), cuts)
+            for begin, end in pairwise(of_part)
+        )
     at_once = min(micro_batch or each, each)
     return tuple(
         Forward(part, begin, slice(first + begin, first + min(begin + at_once, each)), begin + at_once >= each)
@@ -81,14 +91,19 @@ def _forwards(parts: range, n_rows: int, micro_batch: int | None) -> tuple[Forwa
 
 
 def loss_of(
-    run: Run, forward: Callable[[Tensor], Tensor], batch: dict[str, Tensor], part: int, begin: int
+    run: Run, forward: Callable[..., Any], batch: dict[str, Tensor], part: int, begin: int
 ) -> tuple[Tensor, Tensor]:
     """The loss that is trained on, summed over a micro-batch, and its valid rows, both of shape ().
 
-    `forward` maps images to outputs; `begin` is the micro-batch's first row among those of its part of the batch.
+    `forward` maps inputs to outputs; `begin` is the micro-batch's first row among those of its part of the batch.
     """
     config, task = run.config.train, run.task
-    image = run.noise.input(batch["image"], run.state.step, part, begin)
+    first, *others = inputs_of(batch)
+    image = run.noise.input(first, run.state.step, part, begin)
+    if others:  # what follows belongs to images
+        with autocast(config, run.device):
+            loss, count = task.loss(forward(image, *others), batch)
+            return loss, count
     with autocast(config, run.device):
         if config.mixup or config.cutmix:
             image, partners, share = mixup.mix(image, batch, config, run.state.step, part, begin)
@@ -127,24 +142,39 @@ def explained_out_of_memory(tensors: dict[str, Tensor], device: torch.device, ke
         raise UserError(
             f"out of memory on {device} with {min(n_rows, len(ids))} rows at a time of {shapes} (samples {which}): "
             + str(error).partition("\n")[0],
-            where=f"{key}: {n_rows}",
-            fix=f"Set {key}={max(1, n_rows // 2)}. The result stays that of the whole batch.",
+            where=key if "sound" in tensors else f"{key}: {n_rows}",
+            fix=_smaller(tensors, key, n_rows),
         ) from error
+
+
+def _smaller(tensors: dict[str, Tensor], key: str, n_rows: int) -> str:
+    """What to set instead."""
+    if "sound" in tensors:
+        return f"Lower {key}, the seconds of sound in a forward, or leave out the longest: data.sound.longest_s."
+    return f"Set {key}={max(1, n_rows // 2)}. The result stays that of the whole batch."
 
 
 def forward(
     model: nn.Module, tensors: dict[str, Tensor], loader: Loader, device: torch.device, config: TrainConfig
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Any, dict[str, Tensor]]:
     """The model's outputs for a batch without an update, and the batch on the device."""
     batch = to_device(tensors, loader, device, config)
     with autocast(config, device):
-        return model(batch["image"]), batch
+        return model(*inputs_of(batch)), batch
+
+
+def inputs_of(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """What the network is called with: images, or features and how many frames of them are each row's own."""
+    return (batch["features"], batch["frames"]) if "features" in batch else (batch["image"],)
 
 
 def to_device(
     tensors: dict[str, Tensor], loader: Loader, device: torch.device, config: TrainConfig
 ) -> dict[str, Tensor]:
-    """The batch on the device, its image as fp32 NCHW, after the transforms that run there, normalised."""
+    """The batch on the device, its image as fp32 NCHW, after the transforms that run there, normalised; or the features
+    of its sounds (distdl.trainer.sounds.features)."""
+    if loader.sounds:
+        return sounds.features(tensors, loader.chain, loader.sounds.config.rate_hz, device)
     batch = {name: tensor for name, tensor in tensors.items() if name not in ("sample_id", "augment_key")}
     if device.type != "cpu":
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -9,7 +9,7 @@ import torch
 
 from distdl.data.engine import HostBatch
 
-_READ_ON_HOST = ("sample_id", "augment_key")
+_READ_ON_HOST = ("sample_id", "augment_key", "length")
 
 
 def on_device(batches: Iterable[HostBatch], device: torch.device) -> Iterator[HostBatch]:

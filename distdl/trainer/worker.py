@@ -165,6 +165,7 @@ def _train(
     stage(run, say)
     fetch_ahead(run)
     micro_batch.settle(run)
+    micro_batch.try_longest(run)
     _describe(run, folder, bound, say, _printer(world.rank == 0 and launch.verbosity > 0))
     if (warmup := config.schedule.warmup_steps) >= run.total_steps > 0:
         say(f"warning: schedule.warmup_steps: {warmup}: the learning rate never gets to its peak in this run")
@@ -330,7 +331,7 @@ def _describe(
         say(f"warning: only some hosts have the native JPEG decoder, and others round otherwise: {sorted(without)}")
     if run.world.rank == 0:  # rank 0 only
         first = next(iter(run.eval_loaders.values()), run.train_loader)
-        noted: dict[str, Any] = {"image": list(first.image_shape)}
+        noted: dict[str, Any] = {"image": list(first.image_shape)} if first.image_shape else {}
         if classes := run.train_loader.dataset.classes:
             noted["classes"] = list(classes)
         folder.add_to_identity(**noted)

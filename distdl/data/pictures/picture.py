@@ -5,12 +5,14 @@ from typing import Protocol
 
 import numpy as np
 
+from distdl.data.order import Rows
 from distdl.data.pictures import cut, resolution
 from distdl.data.pictures.cut import Cut
 from distdl.data.pictures.image import Pixels
 from distdl.data.pictures.resolution import Shape
 from distdl.data.pictures.transforms import Draws, Transform
 from distdl.data.samples import BadSample, Example
+from distdl.data.slots import Arrays, Field
 from distdl.errors import UserError
 
 
@@ -54,12 +56,22 @@ class Pictures:
         """(height, width, channels) of images of that short side."""
         return self._chain(short_side).shape
 
-    def write(self, out: Pixels, example: Example, key: int, short_side: int | None = None) -> None:
-        """`out`: of `shape(short_side)`; `key`: of the sample's random numbers.
+    def fields(self, n_rows: int, short_side: int | None) -> dict[str, Field]:
+        return {"image": Field((n_rows, *self.shape(short_side)), "uint8")}
+
+    def size_of(self, rows: Rows) -> int | None:
+        """Short side of the images of a batch; None where the split's own holds."""
+        return rows.resolution
+
+    def clear(self, arrays: Arrays, row: int) -> None:
+        arrays["image"][row] = 0
+
+    def write(self, arrays: Arrays, row: int, example: Example, key: int, short_side: int | None) -> None:
+        """`key`: of the sample's random numbers.
 
         Raises BadSample, and UserError for an image of another size or with other channels than the first.
         """
-        chain = self._chain(short_side)
+        chain, out = self._chain(short_side), arrays["image"][row]
         draws = Draws(key)
         image, rest = _cut_out(chain, example, draws, out), chain.after_cut
         if image is None:
@@ -122,10 +134,10 @@ class Pictures:
 
 def _cut_out(chain: _Chain, example: Example, draws: Draws, out: Pixels) -> Pixels | None:
     """What the leading transforms make of a JPEG, without the rest of it; None where they have to do it."""
-    if chain.cut is None or not isinstance(example.image, bytes):
+    if chain.cut is None or not isinstance(example.content, bytes):
         return None
     try:
-        return cut.jpeg(example.image, chain.cut, draws, out.shape[2], out)
+        return cut.jpeg(example.content, chain.cut, draws, out.shape[2], out)
     except ValueError as error:
         raise example.damaged(error) from error
 

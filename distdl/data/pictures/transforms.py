@@ -154,6 +154,7 @@ class Normalise:
         raise AssertionError("normalise runs on the device")
 
 
+AS_IT_IS = Normalise(mean=(0.0,), std=(1.0,))  # but for the / 255
 Transform = Callable[[Image, Draws], Image]
 
 
@@ -180,7 +181,7 @@ def build(configs: Sequence[dict[str, Any]], where: str) -> tuple[list[Transform
         raise UserError("normalise must be the last transform: it runs on the device", where=f"{where}.transforms")
     if transforms and isinstance(transforms[-1], Normalise):
         return transforms[:-1], transforms[-1]
-    return transforms, Normalise(mean=(0.0,), std=(1.0,))
+    return transforms, AS_IT_IS
 
 
 def _size(size: int | Sequence[int], name: str) -> tuple[int, int]:

@@ -1,0 +1,162 @@
+"""Sounds in training: their order, their batches on the device as features, the longest batch tried before the first.
+
+rows of a step, of like lengths  ->  cut into forwards whose padded length is bounded  ->  int16 on the device
+->  each forward as long as its longest row  ->  the split's transforms  ->  features and how many frames are a row's own
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distdl.config.schema import Config
+from distdl.config.sources import SoundConfig
+from distdl.data import length_order
+from distdl.data.engine import HostBatch, Loader
+from distdl.data.fill import SoundRows
+from distdl.data.iterable import OwnIterable
+from distdl.data.mixture import AnyDataset, Mixture
+from distdl.data.order import Int64s, Plan, Rows
+from distdl.data.own import OwnDataset
+from distdl.data.samples import BadRow, BadSample
+from distdl.data.sound_lengths import lengths
+from distdl.data.sounds import at_rate, longest
+from distdl.errors import UserError
+from distdl.speech.transforms import Chain, Sounds
+from distdl.tasks.ctc import frames_needed
+
+# Keys that say something about pictures.
+_OF_IMAGES = ("mixup", "cutmix", "adversarial", "resolution", "distill", "channels_last", "micro_batch")
+
+
+def check(config: Config) -> None:
+    """Raises UserError for what a config with sounds asks for and only images have."""
+    if config.data.sound is None:
+        return
+    for name in _OF_IMAGES:
+        if getattr(config.train, name):
+            fix = "data.sound.at_once_s bounds memory." if name == "micro_batch" else "Leave it out."
+            raise UserError("this is not for sounds (data.sound)", where=f"train.{name}", fix=fix)
+    if config.data.train.mixture:
+        raise UserError(
+            "sounds of several sources are not mixed by weight",
+            where="data.train.mixture",
+            fix="Name all their shards: data.train.shards: [one, another].",
+        )
+    if config.data.sampling != "natural" or config.data.draws:
+        where = "data.draws" if config.data.draws else "data.sampling"
+        raise UserError("an epoch of sounds is the corpus", where=where, fix="Leave it out.")
+    if config.train.batch_growth:
+        raise UserError("batches of sounds don't grow", where="train.batch_growth", fix="Leave it out.")
+
+
+def rows_of(dataset: AnyDataset, config: SoundConfig, where: str) -> SoundRows:
+    """How sounds are read, and how long they are. Raises UserError for a dataset that does not tell."""
+    if isinstance(dataset, Mixture | OwnDataset | OwnIterable):
+        raise UserError(
+            "how long its sounds are can't be known before they are read",
+            where=where,
+            fix="Pack them: `distdl data pack`; or name their files in a manifest.",
+        )
+    found = lengths(dataset)
+    return SoundRows(config, at_rate(found.n_samples, found.rate_hz, config.rate_hz))
+
+
+def plan_of(config: Config, dataset: AnyDataset, **settings: Any) -> Plan:
+    """The order of the run's sounds."""
+    assert config.data.sound, "asked only where samples are sounds"
+    sounds = rows_of(dataset, config.data.sound, "data.train")
+    for name in ("draws", "growth"):
+        settings.pop(name)
+    return length_order.LengthPlan(dataset.sizes, sounds.lengths, order=config.data.sound.order, **settings)
+
+
+def with_cuts(steps: Iterable[Rows], sounds: SoundRows, n_parts: int) -> Iterator[Rows]:
+    """The same global batches, with their size, and cut into the forwards of so many parts."""
+    for rows in steps:
+        yield cut(rows, sounds, n_parts)
+
+
+def cut(rows: Rows, sounds: SoundRows, n_parts: int) -> Rows:
+    of_rows = np.where(rows.sample_id >= 0, sounds.lengths[rows.sample_id], 0)
+    if (most := sounds.config.longest_s) is not None:  # they are going to be masked
+        of_rows = np.where(of_rows > most * sounds.config.rate_hz, 0, of_rows)
+    cuts = length_order.micro_batches(of_rows, n_parts, _at_once(sounds.config))
+    return replace(rows, size=longest(of_rows, np.arange(len(of_rows))), cuts=cuts)
+
+
+def _at_once(config: SoundConfig) -> int | None:
+    return None if config.at_once_s is None else max(1, round(config.at_once_s * config.rate_hz))
+
+
+def features(tensors: dict[str, Tensor], chain: Chain, rate_hz: int, device: torch.device) -> dict[str, Tensor]:
+    """A batch on the device: `features` fp32 (rows, frames, features), `frames` int64 (rows,), and what it had besides.
+
+    `length` and `augment_key` of `tensors` are on the CPU.
+    """
+    size = max(1, int(tensors["length"].max()))
+    sound_BT = tensors["sound"][:, :size].to(device, non_blocking=True).float()
+    made = chain(
+        Sounds(
+            values=sound_BT,
+            lengths_B=tensors["length"].to(device, non_blocking=True),
+            keys_B=tensors["augment_key"],
+            rate_hz=rate_hz,
+        )
+    )
+    kept = {
+        name: tensor.to(device, non_blocking=True)
+        for name, tensor in tensors.items()
+        if name not in ("sound", "length", "sample_id", "augment_key")
+    }
+    return {"features": made.values, "frames": made.lengths_B, **kept}
+
+
+def pieces(tensors: dict[str, Tensor], sounds: SoundRows | None) -> Iterator[dict[str, Tensor]]:
+    """The rows of an evaluation's batch, as many at a time as memory is meant for; of pictures all."""
+    at_once = _at_once(sounds.config) if sounds else None
+    if at_once is None:
+        yield tensors
+        return
+    (cuts,) = length_order.micro_batches(tensors["length"].numpy(), 1, at_once)
+    for begin, end in zip(cuts, cuts[1:]):
+        yield {name: tensor[begin:end] for name, tensor in tensors.items()}
+
+
+class Feasible:
+    """Which transcripts a CTC network can tell at all: those with no more units than it gives frames, one more for each
+    unit that follows its like (Graves et al. 2006, section 3)."""
+
+    def __init__(self, model: nn.Module, loader: Loader) -> None:
+        assert loader.chain and loader.sounds, "it is a loader of sounds"
+        self._model, self._chain, self._dataset = model, loader.chain, loader.dataset
+        self._rate_hz = loader.sounds.config.rate_hz
+
+    def masked(self, host: HostBatch) -> HostBatch:
+        """The batch with the others' weight 0, as bad samples. All tensors are on the CPU."""
+        label_BU, valid_B = host.tensors["label"], host.tensors["valid"]
+        frames_B = self._model.output_lengths(self._chain.output_lengths(host.tensors["length"], self._rate_hz))
+        needed_B = frames_needed(label_BU)
+        wrong = ((needed_B > frames_B) & (valid_B > 0)).nonzero().flatten().tolist()
+        if not wrong:
+            return host
+        valid_B[wrong] = 0
+        problems = [
+            self._bad(int(host.tensors["sample_id"][row]), int(needed_B[row]), int(frames_B[row])) for row in wrong
+        ]
+        return replace(
+            host,
+            n_valid=host.n_valid - len(wrong),
+            n_bad=host.n_bad + len(wrong),
+            problems=[*host.problems, *problems],
+        )
+
+    def _bad(self, sample_id: int, needed: int, frames: int) -> BadRow:
+        assert not isinstance(self._dataset, Mixture | OwnDataset | OwnIterable), "it tells how long sounds are"
+        number, row = self._dataset.locate(sample_id)
+        reason = f"its transcript needs {needed} frames of the network, which gives {frames} for it"
+        error = BadSample(self._dataset.place(number), self._dataset.key(number, row), "", reason)
+        return BadRow.of(error, sample_id, 0, "masked")

@@ -3,18 +3,37 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distdl.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
+
+if TYPE_CHECKING:
+    from distdl.trainer.trained import Trained
 
 FORMATS = ("safetensors", "timm", "torchvision")
 
 
 def add_predict(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", metavar="RUN", help="run folder or name, as RUN@STEP at a step")
-    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images, or folders of them")
+    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images or sounds, or folders of them")
     command.add_argument("--step", help="the checkpoint of this step, or 'best' (default: the newest)")
     command.add_argument("--top", type=int, default=5, metavar="K", help="show the K best classes (default: 5)")
-    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--json", action="store_true", help="for programs; of sounds with the times of words")
+    add_search(command)
+
+
+def add_search(command: argparse.ArgumentParser) -> None:
+    """How transcripts are looked for."""
+    command.add_argument("--beam", type=int, metavar="N", help="of transcripts: prefix beam search with N hypotheses")
+    command.add_argument("--lm", metavar="FILE", help="language model for it, as `distdl lm` writes, or KenLM's")
+    command.add_argument("--alpha", type=float, help="weight of the language model")
+    command.add_argument("--beta", type=float, help="bonus for each word")
+
+
+def decoding(arguments: argparse.Namespace) -> dict[str, object]:
+    """What was said of it, as task.args.decode of a config."""
+    asked = {name: getattr(arguments, name) for name in ("beam", "lm", "alpha", "beta")}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def predict(arguments: argparse.Namespace) -> int:
@@ -27,11 +46,34 @@ def predict(arguments: argparse.Namespace) -> int:
 
     if arguments.top < 1:
         raise UserError(f"{arguments.top} classes are none", where="command line --top")
-    files = images_at(arguments.files)
     trained = of_run(arguments.run, arguments.step, ["train.compile=false"], trust_plugins=arguments.trust_plugins)
+    if trained.config.data.sound:
+        return _predict_sounds(trained, arguments)
+    if decode := decoding(arguments):
+        raise UserError("this network makes no transcripts", where=f"command line --{next(iter(decode))}")
+    files = images_at(arguments.files)
     predictions = predict(trained, files, arguments.top)
     print(json.dumps([asdict(each) for each in predictions], indent=2) if arguments.json else as_text(predictions))
     n_bad = sum(each.problem is not None for each in predictions)
+    if n_bad:
+        print(f"error: {n_bad} of {len(files)} files can't be decoded", file=sys.stderr)
+    return EXIT_USER_ERROR if n_bad else EXIT_DONE
+
+
+def _predict_sounds(trained: "Trained", arguments: argparse.Namespace) -> int:
+    import json
+
+    from distdl.inference.transcribe import as_json, as_text, sounds_at, transcribe
+    from distdl.speech import search
+
+    decode = decoding(arguments)
+    if decode and not getattr(trained.task, "is_ctc", False):
+        raise UserError("this network makes no transcripts", where=f"command line --{next(iter(decode))}")
+    files = sounds_at(arguments.files)
+    found = search.build(decode, trained.task.vocabulary, "command line") if decode else None
+    transcripts = transcribe(trained, files, found, arguments.top)
+    print(json.dumps(as_json(transcripts), indent=2, ensure_ascii=False) if arguments.json else as_text(transcripts))
+    n_bad = sum(each.problem is not None for each in transcripts)
     if n_bad:
         print(f"error: {n_bad} of {len(files)} files can't be decoded", file=sys.stderr)
     return EXIT_USER_ERROR if n_bad else EXIT_DONE

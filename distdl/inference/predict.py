@@ -102,7 +102,7 @@ def predict(trained: Trained, files: Sequence[Path], n_best: int) -> list[Predic
     if "top1" not in trained.task.metric_names:
         what = "predictions are shown of networks that tell one set of classes apart"
         raise UserError(what, where=f"task.name: {trained.config.task.name}")
-    split = _evaluated_split(trained)
+    split = evaluated_split(trained)
     problems = {path: problem for path in dict.fromkeys(files) if (problem := problem_of(path))}
     good = [path for path in dict.fromkeys(files) if path not in problems]
     guesses = dict(_guesses(trained, _sized(split, trained), good, n_best)) if good else {}
@@ -129,7 +129,7 @@ def _guesses(
                 yield files[sample_id], [Guess(*each) for each in zip(labels, values)]
 
 
-def _evaluated_split(trained: Trained) -> SplitConfig:
+def evaluated_split(trained: Trained) -> SplitConfig:
     for split in trained.config.data.eval_sets.values():
         return split
     raise UserError(

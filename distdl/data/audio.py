@@ -7,6 +7,7 @@ format it is follows from the first bytes, not from the name. Damaged data raise
 
 import io
 import struct
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -55,8 +56,7 @@ def decode_audio(data: bytes) -> tuple[Samples, int]:
     with _opened(data) as file:
         if file.subtype.startswith(("PCM", "ULAW", "ALAW")):
             return _checked(_read(file, "int16")), file.samplerate
-        scaled = np.round(_read(file, "float32") * np.float32(32768))  # libsndfile's own conversion wraps round
-        return _checked(np.clip(scaled, -32768, 32767).astype(np.int16)), file.samplerate
+        return _checked(_as_int16(_read(file, "float32"))), file.samplerate
 
 
 def audio_length(data: bytes) -> Length:
@@ -67,6 +67,37 @@ def audio_length(data: bytes) -> Length:
         if file.frames == _UNKNOWN_LENGTH:
             raise ValueError(_NO_LENGTH)
         return Length(file.frames, file.channels, file.samplerate)
+
+
+def read_part(path: Path, begin_s: float, duration_s: float | None) -> tuple[Samples, int]:
+    """(int16 of shape (samples, channels), rate in Hz) of a part of a file; None: to its end. The rest is not decoded.
+
+    Both ends are rounded to the nearest sample; a part may end up to 10 ms after its file does, for what was rounded
+    when it was written down, and then ends with it. Raises ValueError as decode_audio, and for a part that is not
+    there; UserError where soundfile is missing.
+    """
+    soundfile = _soundfile()
+    try:
+        opened = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        if not path.is_file():
+            raise ValueError("can't be read: there is no such file") from None
+        raise ValueError(f"not a sound that can be decoded: {error.error_string.rstrip('.')}") from None
+    with opened as file:
+        if file.frames == _UNKNOWN_LENGTH:
+            raise ValueError(_NO_LENGTH)
+        rate_hz, there = file.samplerate, file.frames
+        begin = round(begin_s * rate_hz)
+        end = there if duration_s is None else round((begin_s + duration_s) * rate_hz)
+        if begin < 0 or end > there + rate_hz // 100 or min(end, there) <= begin:
+            raise ValueError(f"{begin_s:g} to {end / rate_hz:g} s is not in the file, which has {there / rate_hz:g} s")
+        try:
+            file.seek(begin)
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"it is damaged: {error.error_string.rstrip('.')}") from None
+        scaled = not file.subtype.startswith(("PCM", "ULAW", "ALAW"))
+        samples = _read(file, "float32" if scaled else "int16", min(end, there) - begin)
+        return _checked(_as_int16(samples) if scaled else samples), rate_hz
 
 
 # --- WAV ---
@@ -113,19 +144,25 @@ def _opened(data: bytes) -> Any:
         raise ValueError(f"not a sound that can be decoded: {error.error_string.rstrip('.')}") from None
 
 
-def _read(file: Any, dtype: str) -> npt.NDArray[Any]:
-    """(samples, channels), as many as the header says."""
+def _as_int16(values: npt.NDArray[Any]) -> Samples:
+    """1.0 is 32768; libsndfile's own conversion wraps round."""
+    return np.clip(np.round(values * np.float32(32768)), -32768, 32767).astype(np.int16)
+
+
+def _read(file: Any, dtype: str, n_samples: int | None = None) -> npt.NDArray[Any]:
+    """(samples, channels): `n_samples` from where the file is, or as many as the header says."""
     if file.frames == _UNKNOWN_LENGTH:
         raise ValueError(_NO_LENGTH)
-    if file.frames * file.channels > _MOST_SAMPLES:
+    n_samples = file.frames if n_samples is None else n_samples
+    if n_samples * file.channels > _MOST_SAMPLES:
         raise ValueError(f"more than {_MOST_SAMPLES:,} samples")
-    samples = np.empty((file.frames, file.channels), dtype)
+    samples = np.empty((n_samples, file.channels), dtype)
     try:
         n_read = file.buffer_read_into(samples, dtype)
     except _soundfile().LibsndfileError as error:
         raise ValueError(f"it is damaged: {error.error_string.rstrip('.')}") from None
-    if n_read < file.frames:
-        raise ValueError(f"the sound ends after {n_read:,} of its {file.frames:,} samples")
+    if n_read < n_samples:
+        raise ValueError(f"the sound ends after {n_read:,} of its {n_samples:,} samples")
     return samples
 
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distdl.config import addresses
 from distdl.errors import EXIT_DONE, UserError
@@ -52,7 +52,10 @@ def add_arguments(add: Add) -> None:
 def add_pack(command: argparse.ArgumentParser) -> list[argparse.Action]:
     n_before = len(command._actions)
     command.add_argument(
-        "kind", metavar="KIND", help="imagenet, tiny-imagenet, cifar, idx, imagefolder, table or digits"
+        "kind",
+        metavar="KIND",
+        help="imagenet, tiny-imagenet, cifar, idx, imagefolder, table or digits; of speech: librispeech, ljspeech, "
+        "commonvoice, fsdd, kaldi, manifest, or speech (a folder of sounds with transcripts)",
     )
     command.add_argument("folders", nargs="+", metavar="[SRC] DST", help="digits needs no SRC", type=_on_disk)
     command.add_argument(
@@ -68,9 +71,57 @@ def add_pack(command: argparse.ArgumentParser) -> list[argparse.Action]:
     side.add_argument("--long-side", type=int, metavar="N", help="make images whose long side is larger smaller")
     side.add_argument("--short-side", type=int, metavar="N", help="make images whose short side is larger smaller")
     command.add_argument("--quality", type=int, metavar="Q", help="JPEG quality of those made smaller (default: 95)")
+    _add_speech(command.add_argument_group("speech"))
     command.add_argument("--workers", type=int, metavar="N", help="threads (default: one per core)")
     command.add_argument("--part", metavar="I/N", help="pack the I-th of N parts; whoever is the last joins them")
     return command._actions[n_before:]
+
+
+def _add_speech(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--rate", type=int, metavar="HZ", help="resample sounds of other rates")
+    group.add_argument("--mono", action="store_true", help="mix several channels to one")
+    group.add_argument("--format", choices=("flac", "wav"), help="encode all sounds so (default: as they are)")
+    group.add_argument("--min-seconds", type=float, metavar="S", help="leave out sounds that are shorter")
+    group.add_argument("--max-seconds", type=float, metavar="S", help="leave out sounds that are longer")
+    group.add_argument("--case", choices=("keep", "lower", "upper"), help="of transcripts (default: keep)")
+    group.add_argument("--strip-punctuation", action="store_true", help="of transcripts, but for apostrophes in words")
+    group.add_argument(
+        "--characters", metavar="ALPHABET", help="leave out transcripts that have others, once they are normalised"
+    )
+    group.add_argument("--by-speaker", action="store_true", help="speech: hold out whole speakers")
+
+
+def _speech_options(arguments: Arguments) -> dict[str, Any]:
+    """The options of the kinds of speech: `rules`, if any is given."""
+    from distdl.data.pack import SPEECH
+    from distdl.data.packing.speech import SpeechRules
+    from distdl.data.transcripts import TextRules
+
+    named = {name: getattr(arguments, name) for name in ("rate", "mono", "format", "min_seconds", "max_seconds")}
+    of_text = {name: getattr(arguments, name) for name in ("case", "strip_punctuation", "characters")}
+    given = [name for name, value in {**named, **of_text}.items() if value not in (None, False)]
+    by_speaker = {"by_speaker": True} if arguments.by_speaker else {}
+    if not given:
+        return by_speaker
+    if arguments.kind not in SPEECH:
+        raise UserError(
+            f"this is for speech ({', '.join(SPEECH)}), not for '{arguments.kind}'",
+            where=f"command line --{given[0].replace('_', '-')}",
+        )
+    text = TextRules(
+        case=arguments.case or "keep",
+        strip_punctuation=arguments.strip_punctuation,
+        characters=arguments.characters,
+    )
+    rules = SpeechRules(
+        text=text,
+        rate_hz=arguments.rate,
+        mono=arguments.mono,
+        format=arguments.format,
+        min_s=arguments.min_seconds or 0.0,
+        max_s=arguments.max_seconds,
+    )
+    return {"rules": rules, **by_speaker}
 
 
 def pack(arguments: Arguments) -> int:
@@ -82,6 +133,7 @@ def pack(arguments: Arguments) -> int:
         raise UserError(f"one source and one destination are expected (got {len(arguments.folders)} folders)")
     named = {name: getattr(arguments, name) for name in ("holdout", "group", "val_labels", "labels")}
     options = {name: value for name, value in named.items() if value is not None}
+    options |= _speech_options(arguments)
     if arguments.shard_mb is not None:
         if arguments.shard_mb <= 0:
             raise UserError("a shard is larger than 0 MB", where="command line --shard-mb")

@@ -21,6 +21,8 @@ from distdl.data.packing.folders import imagefolder
 from distdl.data.packing.imagenet import imagenet
 from distdl.data.packing.parts import Part
 from distdl.data.packing.smaller import Smaller
+from distdl.data.packing.speech_corpora import fsdd
+from distdl.data.packing.speech_folders import speech
 from distdl.data.packing.table import table
 from distdl.data.packing.tiny_imagenet import tiny_imagenet
 from distdl.data.packing.write import How, Say, write_split
@@ -28,6 +30,7 @@ from distdl.errors import UserError, did_you_mean
 from distdl.launch.binding import cores
 from distdl.registry import call_with_args
 
+SPEECH: dict[str, Kind] = {"fsdd": fsdd, "speech": speech}
 KINDS: dict[str, Kind] = {
     "digits": digits,
     "idx": idx,
@@ -36,6 +39,7 @@ KINDS: dict[str, Kind] = {
     "imagenet": imagenet,
     "tiny-imagenet": tiny_imagenet,
     "table": table,
+    **SPEECH,
 }
 
 
@@ -84,6 +88,8 @@ def pack(
             shard_samples=shard_samples,
             smaller=smaller,
             workers=workers or cores(),
+            thing=corpus.thing,
+            rules=corpus.rules,
         )
         going.begin(_recipe(src, how, options, corpus))
         for note in corpus.notes:
@@ -118,7 +124,8 @@ def _join(whole: Path, part: Part, say: Say) -> int:
 
 def _recipe(src: Path | None, how: How, options: dict[str, Any], corpus: Corpus) -> Recipe:
     """All that the bytes follow from: a pack goes on only where this is what it was begun with."""
-    versions = [f"{name} {metadata.version(name)}" for name in ("opencv-python-headless", "simplejpeg")]
+    packages = ("opencv-python-headless", "simplejpeg") if corpus.thing == "image" else ("soundfile", "soxr")
+    versions = [f"{name} {metadata.version(name)}" for name in packages if _is_installed(name)]
     return {
         "kind": how.kind,
         "source": str(src.resolve()) if src else None,
@@ -127,6 +134,17 @@ def _recipe(src: Path | None, how: How, options: dict[str, Any], corpus: Corpus)
         "samples of a shard": how.shard_samples,
         "largest image": str(how.smaller) if how.smaller else None,
         "classes": corpus.classes,
-        **{f"images of {split}": getattr(samples, "fingerprint", None) for split, samples in corpus.splits.items()},
+        **{
+            f"{corpus.thing}s of {split}": getattr(samples, "fingerprint", None)
+            for split, samples in corpus.splits.items()
+        },
         "software": ", ".join([f"distdl {distdl.__version__}", *versions]),
     }
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

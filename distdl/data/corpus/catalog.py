@@ -29,6 +29,7 @@ class Shard:
     size_bytes: int
     xxh3: str  # xxh3-128 of the tar
     excluded: Sequence[str] = ()  # keys of samples in the tar that the index leaves out
+    sounds: str = ""  # rates and lengths of its sounds (sound_column); "" where they are not known
 
 
 def local_shards(
@@ -115,6 +116,7 @@ def listed_shards(path: Path, tars: list[Path], folders: list[Path]) -> tuple[li
                     size_bytes=size,
                     xxh3=entry.xxh3,
                     excluded=entry.excluded,
+                    sounds=entry.sounds,
                 )
             )
         return shards, listed.classes

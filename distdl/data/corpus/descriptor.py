@@ -4,6 +4,8 @@ It is a valid wids-shard-index-v1 (github.com/webdataset/webdataset), so that wi
 `nsamples`, `filesize` and `md5sum`. Ours are, per shard, `index` and `xxh3` (xxh3-128 of the tar), and at the top
 `kind`, `classes`, `created_by` and `checksum`: xxh3-128 of the file's bytes with these 32 digits as zeros. A shard has
 the keys of samples that its index leaves out under `excluded`; `nsamples` counts them too, since wids reads the tars.
+A corpus of sounds has the length of each under `sounds` of its shard (sound_column.py), and at the top `rules`: what
+was done to sounds and transcripts when they were packed.
 """
 
 import json
@@ -32,6 +34,7 @@ class ShardEntry:
     xxh3: str  # xxh3-128 of the whole tar, hexadecimal
     index: str  # file name of the index
     excluded: Sequence[str] = ()  # keys of samples in the tar that the index leaves out
+    sounds: str = ""  # rates and lengths of its sounds, as sound_column writes them; "" where they are not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,7 @@ class Descriptor:
     classes: list[str] | None
     shards: list[ShardEntry]
     created_by: str = field(default_factory=lambda: f"distdl {distdl.__version__}")
+    rules: dict[str, Any] | None = None  # what was done to the samples
 
 
 def write(descriptor: Descriptor, folder: Path, tars_in: Path | None = None) -> None:
@@ -52,6 +56,7 @@ def write(descriptor: Descriptor, folder: Path, tars_in: Path | None = None) -> 
         "kind": descriptor.kind,
         "created_by": descriptor.created_by,
         "classes": descriptor.classes,
+        **({"rules": descriptor.rules} if descriptor.rules else {}),
         "shardlist": [
             {
                 "url": str(tars_in.resolve() / shard.name) if tars_in else shard.name,
@@ -61,6 +66,7 @@ def write(descriptor: Descriptor, folder: Path, tars_in: Path | None = None) -> 
                 "index": shard.index,
                 "xxh3": shard.xxh3,
                 **({"excluded": list(shard.excluded)} if shard.excluded else {}),
+                **({"sounds": shard.sounds} if shard.sounds else {}),
             }
             for shard in descriptor.shards
         ],
@@ -135,6 +141,7 @@ def _descriptor(value: dict[str, Any]) -> Descriptor | None:
             classes=_names(value["classes"]),
             created_by=str(value["created_by"]),
             shards=[_entry(shard) for shard in value["shardlist"]],
+            rules=value["rules"] if isinstance(value.get("rules"), dict) else None,
         )
     except (KeyError, TypeError, ValueError):
         return None
@@ -151,6 +158,7 @@ def _entry(shard: dict[str, Any]) -> ShardEntry:
         xxh3=str(shard["xxh3"]),
         index=Path(shard["index"]).name,
         excluded=excluded,
+        sounds=str(shard.get("sounds", "")),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distdl.data.corpus import catalog, descriptor, exclude, index, wids
+from distdl.data.corpus import catalog, descriptor, exclude, index, sound_column, wids
 from distdl.data.corpus.descriptor import Descriptor, ShardEntry
 from distdl.data.corpus.index import ShardIndex
 from distdl.data.corpus.unfinished import new_files, new_folder
@@ -105,6 +105,7 @@ def index_folder(
                     kind=before.kind if before else "webdataset",
                     classes=before.classes if before else None,
                     shards=shards,
+                    rules=before.rules if before else None,
                 )
                 descriptor.write(after, unfinished, tars_in=None if to is None else source)
     except OSError as error:
@@ -226,6 +227,7 @@ def index_tar(
         xxh3=built.tar_xxh3,
         index=path.name,
         excluded=tuple(sorted(built.excluded)),
+        sounds=sound_column.of_tar(tar, built),
     )
 
 

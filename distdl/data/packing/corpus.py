@@ -33,6 +33,8 @@ class Corpus:
     classes: list[str] | None  # None where labels are numbers of another kind
     splits: dict[str, Iterable[RawSample]]
     notes: tuple[str, ...] = ()  # what the reader should know, such as files left out
+    thing: str = "image"  # what a sample is called
+    rules: dict[str, Any] | None = None  # what was done to the samples, for dataset.json
 
 
 class Others:

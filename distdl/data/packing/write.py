@@ -45,6 +45,8 @@ class How:
     shard_samples: int | None
     smaller: Smaller | None
     workers: int
+    thing: str = "image"
+    rules: dict[str, Any] | None = None
 
 
 def write_split(samples: Iterable[RawSample], split: str, going: Progress, how: How, say: Say) -> Descriptor:
@@ -82,10 +84,11 @@ def write_split(samples: Iterable[RawSample], split: str, going: Progress, how: 
                 full.popleft().result()
     finished = going.of(split)
     left_out = [each for shard in finished for each in shard.left_out] + source.left_out
-    _tell_left_out(left_out, split, say)
+    _tell_left_out(left_out, split, how.thing, say)
     if not finished:
         raise UserError("there are no samples to pack", where=split)
-    written = Descriptor(name=split, kind=how.kind, classes=how.classes, shards=[each.entry for each in finished])
+    shards_written = [each.entry for each in finished]
+    written = Descriptor(name=split, kind=how.kind, classes=how.classes, shards=shards_written, rules=how.rules)
     descriptor.write(written, folder)
     return written
 
@@ -184,9 +187,10 @@ def _told(split: str, begin: int, say: Say, advance: Advance) -> Callable[[], No
 _MOST_TOLD = 20
 
 
-def _tell_left_out(left_out: list[str], split: str, say: Say) -> None:
+def _tell_left_out(left_out: list[str], split: str, thing: str, say: Say) -> None:
     if left_out:
-        say(f"{split}: left out {shards.counted(len(left_out), 'image')} that can't be read as an image:")
+        why = "that can't be read as an image" if thing == "image" else "that can't be used"
+        say(f"{split}: left out {shards.counted(len(left_out), thing)} {why}:")
         for problem in left_out[:_MOST_TOLD]:
             say(f"  {problem}")
         if len(left_out) > _MOST_TOLD:

@@ -104,6 +104,7 @@ def _as_remote(shard: Shard, opened: Callable[[str], PatientStore]) -> Shard:
         size_bytes=shard.size_bytes,
         xxh3=shard.xxh3,
         excluded=shard.excluded,
+        sounds=shard.sounds,
     )
 
 
@@ -131,6 +132,7 @@ def remote_shards(
                 size_bytes=entries[name].size_bytes,
                 xxh3=entries[name].xxh3,
                 excluded=entries[name].excluded,
+                sounds=entries[name].sounds,
             )
             for name in names
         ], listed.classes

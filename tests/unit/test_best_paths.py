@@ -1,3 +1,5 @@
+"""distdl.speech.decoding.best_paths: runs of a class become units, with their frames."""
+
 import numpy as np
 import pytest
 import torch

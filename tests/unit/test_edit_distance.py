@@ -1,3 +1,5 @@
+"""distdl.speech.edit_distance: distances by their definition, counts and rates by jiwer."""
+
 import itertools
 import random
 import time

@@ -1,3 +1,5 @@
+"""distdl.speech.text: characters, pieces and phonemes, and how they are named in a config."""
+
 import pickle
 
 import pytest

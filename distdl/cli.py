@@ -329,13 +329,18 @@ def parser() -> argparse.ArgumentParser:
 
     from distdl.inference import commands as inference
 
-    command = _add(commands, "predict", inference.predict, "the best classes of image files, by a run's network")
+    command = _add(commands, "predict", inference.predict, "the best classes of images, the text of sounds, by a run")
     inference.add_predict(command)
     _trust_plugins(command)
 
     command = _add(commands, "export", inference.export, "a run's weights for other programs")
     inference.add_export(command)
     _trust_plugins(command)
+
+    from distdl.speech import commands as speech
+
+    speech.add_lm(_add(commands, "lm", speech.lm, "learn a language model of words from text"))
+    speech.add_pieces(_add(commands, "pieces", speech.pieces, "learn pieces of words from text"))
 
     command = _add(commands, "average", average, "the mean of a run's last checkpoints, as one file of weights")
     command.add_argument("run", metavar="RUN", help="run folder or name")

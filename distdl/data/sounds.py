@@ -69,8 +69,8 @@ def one_channel(samples: Samples, rate_hz: int, wanted_hz: int) -> npt.NDArray[n
 
 
 def at_rate(n_samples: Int64s, rate_hz: Int64s, wanted_hz: int) -> Int64s:
-    """Samples of sounds brought to another rate, rounded up."""
-    return -(-n_samples * wanted_hz // rate_hz)
+    """Samples of sounds brought to another rate, rounded up; 0 for those whose header can't be read, with rate 0."""
+    return -(-n_samples * wanted_hz // np.maximum(rate_hz, 1))
 
 
 def longest(lengths: Int64s, sample_id: Int64s, most: int | None = None) -> int:

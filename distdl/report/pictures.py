@@ -16,6 +16,7 @@ from distdl.report.calibration import N_BINS, Calibration
 from distdl.report.markup import Html, element, join
 from distdl.report.predictions import Classified, Confused, Example, Regressed, Shown
 from distdl.report.record import Record
+from distdl.report.utterances import Transcribed, as_html, player
 from distdl.trainer.trained import Trained
 
 _LARGEST_SIDE = 128  # pixels of a thumbnail
@@ -53,6 +54,8 @@ def _predictions(trained: Trained, n_samples: int) -> Html:
 
 
 def _batches(trained: Trained) -> Html:
+    if trained.config.data.sound:
+        return element("p", "None: they are sounds.", class_="soft")
     seen = batches.first_batch(trained)
     rows = [
         element(
@@ -210,7 +213,7 @@ def _example(each: Example) -> Html:
         caption = element("figcaption", each.truth, element("small", confidence))
     else:
         caption = element("figcaption", each.prediction, element("small", f"{confidence}; is {each.truth}"))
-    return element("figure", picture(each.image, _alt(each)), caption)
+    return element("figure", picture(each.image, _alt(each)), each.heard and player(each.heard), caption)
 
 
 def _alt(each: Example) -> str:
@@ -219,6 +222,11 @@ def _alt(each: Example) -> str:
 
 
 # --- other tasks ---
+
+
+@render_findings.register
+def _(what: Transcribed) -> Html:
+    return as_html(what)
 
 
 @render_findings.register

@@ -22,7 +22,8 @@ from distdl.data.order import Rows
 from distdl.data.pictures.image import Pixels
 from distdl.errors import UserError
 from distdl.report.calibration import Calibration, calibration
-from distdl.trainer import setup
+from distdl.report.utterances import Heard, Transcribed, heard_of, transcribed
+from distdl.trainer import setup, sounds
 from distdl.trainer.step import forward
 from distdl.trainer.trained import Trained, of_run
 
@@ -42,6 +43,7 @@ class Example:
     prediction: str
     confidence: float  # softmax of the prediction
     image: Pixels
+    heard: Heard | None = None  # where it is a sound, of which the image is a picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Findings:
     averaged_weights: bool
     n_in_set: int
     n_looked_at: int
-    what: Classified | Regressed | Shown
+    what: Classified | Regressed | Shown | Transcribed
 
 
 def load(run: str, step: str | None, warn: Callable[[str], None]) -> Trained:
@@ -136,12 +138,14 @@ def spread(n: int, most: int) -> npt.NDArray[np.int64]:
     return np.arange(n_taken, dtype=np.int64) * n // max(1, n_taken)
 
 
-Look = Callable[[Trained, Loader, Array], Classified | Regressed | Shown]
+Look = Callable[[Trained, Loader, Array], Classified | Regressed | Shown | Transcribed]
 
 
 def _kind_of(trained: Trained) -> Look:
     if "top1" in trained.task.metric_names:
         return classified
+    if trained.config.data.sound:
+        return transcribed if getattr(trained.task, "is_ctc", False) else unseen
     return _OTHER_TASKS.get(trained.config.task.name, shown)
 
 
@@ -167,7 +171,9 @@ def classified(trained: Trained, loader: Loader, ids: Array) -> Classified:
     most_frequent = np.argsort(-counts, kind="stable")[:N_PAIRS]
     of_pair = [wrong[cell[wrong] == each][:N_EXAMPLES_OF_PAIR] for each in cells[most_frequent]]
     wrong = wrong[:N_WRONG]
-    image_of = _images(loader, found["sample_id"][np.concatenate([wrong, right, *of_pair])])
+    shown_ids = found["sample_id"][np.concatenate([wrong, right, *of_pair])]
+    heard = heard_of(loader, shown_ids) if loader.sounds else {}
+    image_of = {sample: each.image for sample, each in heard.items()} or _images(loader, shown_ids)
 
     def examples(places: Array) -> list[Example]:
         return [
@@ -176,6 +182,7 @@ def classified(trained: Trained, loader: Loader, ids: Array) -> Classified:
                 prediction=names[prediction[i]],
                 confidence=float(confidence[i]),
                 image=image_of[int(found["sample_id"][i])],
+                heard=heard.get(int(found["sample_id"][i])),
             )
             for i in places
         ]
@@ -252,6 +259,11 @@ def shown(trained: Trained, loader: Loader, ids: Array) -> Shown:
     return Shown(inputs=list(_images(loader, ids[spread(len(ids), N_SHOWN)]).values()), outputs=[])
 
 
+def unseen(trained: Trained, loader: Loader, ids: Array) -> Shown:
+    """Of a task that nothing is known of how to show: nothing."""
+    return Shown(inputs=[], outputs=[])
+
+
 _OTHER_TASKS: dict[str, Look] = {"regress": regressed, "autoencode": reconstructed}
 
 
@@ -266,10 +278,11 @@ def _collect(trained: Trained, loader: Loader, ids: Array, take: Take) -> dict[s
     parts: list[dict[str, Array]] = []
     with closing(loader.stream(_batches(ids, trained.config.train.eval_batch))) as batches:
         for host in batches:
-            outputs, batch = forward(trained.model, host.tensors, loader, trained.device, trained.config.train)
-            kept = take(outputs, batch) | {"sample_id": host.tensors["sample_id"]}
-            valid = host.tensors["valid"].numpy() > 0
-            parts.append({name: _array(tensor)[valid] for name, tensor in kept.items()})
+            for piece in sounds.pieces(host.tensors, loader.sounds):
+                outputs, batch = forward(trained.model, piece, loader, trained.device, trained.config.train)
+                kept = take(outputs, batch) | {"sample_id": piece["sample_id"]}
+                valid = piece["valid"].numpy() > 0
+                parts.append({name: _array(tensor)[valid] for name, tensor in kept.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

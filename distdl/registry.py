@@ -24,6 +24,7 @@ TASKS = {
     "regress": "distdl.tasks.regress:Regress",
     "autoencode": "distdl.tasks.autoencode:Autoencode",
     "ctc": "distdl.tasks.ctc:Ctc",
+    "frames": "distdl.tasks.frames:Frames",
 }
 DATASETS: dict[str, str] = {}  # none is built in: those of one's own
 STAGES: dict[str, str] = {}  # likewise

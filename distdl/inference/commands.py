@@ -67,7 +67,7 @@ def _predict_sounds(trained: "Trained", arguments: argparse.Namespace) -> int:
     from distdl.speech import search
 
     decode = decoding(arguments)
-    if decode and not getattr(trained.task, "is_ctc", False):
+    if decode and not hasattr(trained.task, "transcribe"):
         raise UserError("this network makes no transcripts", where=f"command line --{next(iter(decode))}")
     files = sounds_at(arguments.files)
     found = search.build(decode, trained.task.vocabulary, "command line") if decode else None

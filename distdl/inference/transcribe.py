@@ -69,8 +69,8 @@ def transcribe(trained: Trained, files: Sequence[Path], search: Search | None, n
 
     Raises UserError for a network that neither spells nor tells classes apart.
     """
-    is_ctc = getattr(trained.task, "is_ctc", False)
-    if not is_ctc and "top1" not in trained.task.metric_names:
+    spells = hasattr(trained.task, "transcribe")
+    if not spells and "top1" not in trained.task.metric_names:
         what = "predictions of sounds are transcripts, or classes"
         raise UserError(what, where=f"task.name: {trained.config.task.name}")
     sounds, problems = _decoded(trained, files)
@@ -78,7 +78,7 @@ def transcribe(trained: Trained, files: Sequence[Path], search: Search | None, n
     for some in _batches(trained, sounds):
         outputs = _outputs(trained, [sounds[path] for path in some])
         rate_hz = _rate_hz(trained)
-        if is_ctc:
+        if spells:
             for path, hypothesis, n_frames in zip(
                 some, (search or trained.task.transcribe)(*outputs), outputs[1].tolist()
             ):

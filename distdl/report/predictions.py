@@ -145,7 +145,7 @@ def _kind_of(trained: Trained) -> Look:
     if "top1" in trained.task.metric_names:
         return classified
     if trained.config.data.sound:
-        return transcribed if getattr(trained.task, "is_ctc", False) else unseen
+        return transcribed if hasattr(trained.task, "transcribe") else unseen
     return _OTHER_TASKS.get(trained.config.task.name, shown)
 
 

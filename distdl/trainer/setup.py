@@ -164,7 +164,6 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
     mixup.check(config, reduction.n_parts, has_labels)
     if train_loader.image_shape:
         _check_resolution(config, model, train_loader.image_shape)
-    is_ctc = getattr(task, "is_ctc", False)
     shape = None if config.train.resolution else train_loader.image_shape  # what differs from step to step has no MFU
     return Run(
         config=config,
@@ -185,7 +184,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         eval_loaders=make.evaluation(),
         state=state,
         end=end,
-        feasible=sounds.Feasible(model, train_loader) if is_ctc else None,
+        feasible=sounds.Feasible(model, train_loader, task.frames_needed) if hasattr(task, "frames_needed") else None,
         description={
             "config": config.model_dump(mode="json"),
             "data": {"identity": dataset.identity, **plan.identity},

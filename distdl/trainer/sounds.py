@@ -4,7 +4,7 @@ rows of a step, of like lengths  ->  cut into forwards whose padded length is bo
 ->  each forward as long as its longest row  ->  the split's transforms  ->  features and how many frames are a row's own
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,6 @@ from distdl.data.sound_lengths import lengths
 from distdl.data.sounds import at_rate, longest
 from distdl.errors import UserError
 from distdl.speech.transforms import Chain, Sounds
-from distdl.tasks.ctc import frames_needed
 
 # Keys that say something about pictures.
 _OF_IMAGES = ("mixup", "cutmix", "adversarial", "resolution", "distill", "channels_last", "micro_batch")
@@ -127,11 +126,12 @@ def pieces(tensors: dict[str, Tensor], sounds: SoundRows | None) -> Iterator[dic
 
 
 class Feasible:
-    """Which transcripts a CTC network can tell at all: those with no more units than it gives frames, one more for each
-    unit that follows its like (Graves et al. 2006, section 3)."""
+    """Which transcripts a network can tell at all: those that need no more frames than it gives.
+    `frames_needed(labels)`: the task's."""
 
-    def __init__(self, model: nn.Module, loader: Loader) -> None:
+    def __init__(self, model: nn.Module, loader: Loader, frames_needed: Callable[[Tensor], Tensor]) -> None:
         assert loader.chain and loader.sounds, "it is a loader of sounds"
+        self._frames_needed = frames_needed
         self._model, self._chain, self._dataset = model, loader.chain, loader.dataset
         self._rate_hz = loader.sounds.config.rate_hz
 
@@ -139,7 +139,7 @@ class Feasible:
         """The batch with the others' weight 0, as bad samples. All tensors are on the CPU."""
         label_BU, valid_B = host.tensors["label"], host.tensors["valid"]
         frames_B = self._model.output_lengths(self._chain.output_lengths(host.tensors["length"], self._rate_hz))
-        needed_B = frames_needed(label_BU)
+        needed_B = self._frames_needed(label_BU)
         wrong = ((needed_B > frames_B) & (valid_B > 0)).nonzero().flatten().tolist()
         if not wrong:
             return host

@@ -33,12 +33,13 @@ def file_of(sound: np.ndarray, rate_hz: int = RATE_HZ, kind: str = "flac") -> by
 
 
 def write_tones(folder: Path, n: int, *, seed: int = 0, others: dict[int, dict[str, Any]] | None = None) -> Path:
-    """`others`: components of the sample of that number instead of its own."""
+    """`others`: components of the sample of that number instead of its own; None: it lacks that one."""
     random = np.random.default_rng(seed)
     samples = []
     for number in range(n):
         text = "".join(random.choice(list(LETTERS), random.integers(1, 9)))
         sample = {"__key__": f"{number:05}", "flac": file_of(sound_of(text, random)), "txt": text.encode()}
-        samples.append(sample | (others or {}).get(number, {}))
+        sample |= (others or {}).get(number, {})
+        samples.append({name: component for name, component in sample.items() if component is not None})
     write_shards(samples, folder, classes=None, kind="tones", shard_samples=50)
     return folder

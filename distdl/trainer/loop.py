@@ -69,6 +69,7 @@ def fit(
         if state.step == first_step + 1:
             checkpoints.prepare(partial(captured, run))
         meter.add(sums, samples=n_samples, wait_s=batch.wait_s)
+        run.padding.add(batch)
         quarantine.note(batch.problems, TRAIN, state.step)
         track.progress(state.step)
 
@@ -83,7 +84,7 @@ def fit(
             tell_of_straggler(run, track, clock, news["straggler"])
         if "log" in due:
             row = meter.reduce()  # the only host sync
-            row |= {"lr": lr, **gradient_norm(run), **run.straggler, **run.throughput.row(row["samples_per_s"])}
+            row |= {"lr": lr, **gradient_norm(run), **run.padding.row(), **run.straggler, **run.throughput.row(row["samples_per_s"])}
             track.log({"kind": "train", **place(run, clock), **row})
         if "tell" in due:
             for line in take_all():

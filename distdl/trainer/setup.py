@@ -65,6 +65,7 @@ class Run:
     state: TrainState
     end: int  # position where the run ends
     feasible: sounds.Feasible | None  # of transcripts that are learned by CTC
+    padding: sounds.Padding
     description: dict[str, Any]  # goes into every checkpoint: what a resumed run is checked against
     straggler: dict[str, float] = field(default_factory=dict)
     """of a training row: which worker holds the others up, and what part of the time it costs; {} while none does"""
@@ -185,6 +186,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         state=state,
         end=end,
         feasible=sounds.Feasible(model, train_loader, task.frames_needed) if hasattr(task, "frames_needed") else None,
+        padding=sounds.Padding(),
         description={
             "config": config.model_dump(mode="json"),
             "data": {"identity": dataset.identity, **plan.identity},

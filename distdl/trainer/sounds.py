@@ -6,6 +6,7 @@ rows of a step, of like lengths  ->  cut into forwards whose padded length is bo
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,30 @@ def pieces(tensors: dict[str, Tensor], sounds: SoundRows | None) -> Iterator[dic
     (cuts,) = length_order.micro_batches(tensors["length"].numpy(), 1, at_once)
     for begin, end in zip(cuts, cuts[1:]):
         yield {name: tensor[begin:end] for name, tensor in tensors.items()}
+
+
+class Padding:
+    """What part of what this worker computes is padding, since it was last asked for."""
+
+    def __init__(self) -> None:
+        self._sound = self._computed = 0
+
+    def add(self, host: HostBatch) -> None:
+        first = 0
+        for cuts in host.cuts:
+            for begin, end in pairwise(cuts):
+                lengths = host.tensors["length"][first + begin : first + end]
+                self._sound += int(lengths.sum())
+                self._computed += int(lengths.max()) * len(lengths)
+            first += cuts[-1]
+
+    def row(self) -> dict[str, float]:
+        """`padding`, a fraction, of a training row; {} where nothing was computed, or no sounds."""
+        if not self._computed:
+            return {}
+        share = 1 - self._sound / self._computed
+        self._sound = self._computed = 0
+        return {"padding": round(share, 4)}
 
 
 class Feasible:

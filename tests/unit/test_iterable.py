@@ -99,7 +99,7 @@ def build(corpus, opened):
 
 
 def value_of(example):
-    return int(example.image[0, 0, 0])
+    return int(example.content[0, 0, 0])
 
 
 def values(run):

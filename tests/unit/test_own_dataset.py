@@ -85,20 +85,20 @@ def test_a_label_out_of_range_names_the_item(build):
     ],
 )
 def test_grey_images_are_arrays_or_tensors_with_or_without_a_channel(image):
-    assert example((image, 0)).image.tolist() == [[[7]] * 3] * 2
+    assert example((image, 0)).content.tolist() == [[[7]] * 3] * 2
 
 
 def test_items_may_be_mappings():
     found = example({"label": 3, "image": np.zeros((1, 1, 3), np.uint8)})
 
-    assert (found.label, found.image.shape) == (3, (1, 1, 3))
+    assert (found.label, found.content.shape) == (3, (1, 1, 3))
 
 
 @pytest.mark.parametrize("mode, channels", [("L", 1), ("RGB", 3), ("RGBA", 3), ("P", 3), ("1", 3)])
 def test_pil_images_become_grey_or_rgb(mode, channels):
     image = pytest.importorskip("PIL.Image").new("RGB", (5, 4), (255, 255, 255)).convert(mode)
 
-    pixels = example((image, 0)).image
+    pixels = example((image, 0)).content
 
     assert pixels.shape == (4, 5, channels) and (pixels == 255).all()
 

@@ -88,6 +88,7 @@ class Rows:
     offset: Int64s  # position inside the epoch
     valid: Bools
     resolution: int | None = None  # short side of the batch's images, where training begins with small ones
+    size: int | None = None  # of sounds, in audio samples: the longest of the step's rows, to which all are padded
 
     def __len__(self) -> int:
         return len(self.sample_id)
@@ -105,7 +106,8 @@ class Rows:
     def parts(self, parts: range, n_parts: int) -> "Rows":
         """The row slots of consecutive ones of so many parts, alike in size."""
         rows = slice(parts.start * len(self) // n_parts, parts.stop * len(self) // n_parts)
-        return Rows(self.sample_id[rows], self.epoch[rows], self.offset[rows], self.valid[rows], self.resolution)
+        of_parts = self.sample_id[rows], self.epoch[rows], self.offset[rows], self.valid[rows]
+        return Rows(*of_parts, self.resolution, self.size)
 
 
 class Plan:

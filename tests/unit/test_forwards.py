@@ -1,0 +1,62 @@
+"""Forwards that fit: as many on every part, within the cost, and as even as can be."""
+
+from itertools import combinations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distdl.data.forwards import micro_batches
+
+steps = st.lists(st.integers(1, 50), min_size=1, max_size=24).map(np.array)
+
+
+def costs(lengths, borders):
+    """Of one part's forwards: rows times the longest."""
+    return [(end - begin) * lengths[begin:end].max(initial=0) for begin, end in zip(borders, borders[1:])]
+
+
+@given(steps, st.integers(1, 8), st.integers(1, 600))
+def test_every_part_has_as_many_forwards_all_rows_and_no_forward_costs_too_much(lengths, n_parts, at_once):
+    borders_PM = micro_batches(lengths, n_parts, at_once)
+
+    for part, borders in enumerate(borders_PM):
+        assert borders[0] == part * len(lengths) // n_parts
+        assert borders[-1] == (part + 1) * len(lengths) // n_parts
+        n_rows_M = np.diff(borders)
+        assert (n_rows_M >= 0).all()
+        assert (n_rows_M == 0).sum() == max(0, len(n_rows_M) - n_rows_M.sum())  # empty only where there is no row
+        for n_rows, cost in zip(n_rows_M, costs(lengths, borders)):
+            assert cost <= at_once or n_rows == 1
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=9).map(np.array), st.integers(20, 120))
+def test_no_cut_has_fewer_forwards_and_none_of_as_many_is_more_even(lengths, at_once):
+    (borders,) = micro_batches(lengths, 1, at_once)
+
+    def cuts(n_forwards):
+        for inner in combinations(range(1, len(lengths)), n_forwards - 1):
+            cut = [0, *inner, len(lengths)]
+            of_cut = costs(lengths, cut)
+            if all(cost <= at_once or end - begin == 1 for cost, begin, end in zip(of_cut, cut, cut[1:])):
+                yield max(of_cut)
+
+    n_forwards = len(borders) - 1
+    assert not any(True for fewer in range(1, n_forwards) for _ in cuts(fewer))
+    assert max(costs(lengths, borders)) == min(cuts(n_forwards))
+
+
+def test_a_part_that_would_need_fewer_has_as_many():
+    lengths = np.array([10, 10, 10, 10, 90, 90, 90, 90])
+
+    borders_PM = micro_batches(lengths, n_parts=2, at_once=180)
+
+    assert borders_PM.tolist() == [[0, 2, 4], [4, 6, 8]]
+
+
+def test_a_row_over_the_limit_is_alone():
+    assert micro_batches(np.array([5, 99, 5]), 1, at_once=20).tolist() == [[0, 1, 2, 3]]
+
+
+def test_more_parts_than_rows_leave_parts_without_any():
+    assert micro_batches(np.array([7, 7]), 4, at_once=20).tolist() == [[0, 0], [0, 1], [1, 1], [1, 2]]

@@ -11,15 +11,16 @@ model of words scores a word when the next one begins, and the last one, with </
 """
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from distdl.speech.decoding.forced_alignment import align_batch
-from distdl.speech.decoding.hypotheses import Floats, Hypothesis, checked, words_of
-from distdl.speech.decoding.ngram import LanguageModel
+from distdl.speech.decoding.hypotheses import Floats, Hypothesis, checked, text_of, words_of
+from distdl.speech.decoding.look_ahead import LookAhead
+from distdl.speech.decoding.ngram import BEGIN, END, UNKNOWN, LanguageModel
 from distdl.speech.text import BLANK, Vocabulary, unit_names
 
 LN_10 = math.log(10)
@@ -46,8 +47,9 @@ class PrefixBeam:
 
     `token_threshold`: units whose natural log-probability in a frame is not above it are passed over there, but for the
     best one. `beam_threshold`: prefixes that are so much (in ln) worse than the best are given up. `unknown_word` is
-    added (in ln) for each word that the language model does not know. For an exact search all three are infinite or 0,
-    and the beam is as wide as there are prefixes.
+    added (in ln) for each word that the language model does not know. For an exact search both thresholds are infinite,
+    and the beam is as wide as there are prefixes. `words` are those that the model knows, where it can't tell itself
+    (kenlm's binary files): with them, words are ranked before they end (see look_ahead.py).
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class PrefixBeam:
         token_threshold: float = -5.0,
         beam_threshold: float = 10.0,
         unknown_word: float = 0.0,
+        words: Iterable[str] | None = None,
     ) -> None:
         """Raises ValueError for a beam or an n_best below 1."""
         if beam < 1 or n_best < 1:
@@ -71,6 +74,11 @@ class PrefixBeam:
         self._token_threshold, self._beam_threshold = token_threshold, beam_threshold
         self._scores = _Scores(lm, alpha, beta, unknown_word) if lm else None
         self._over_units = lm_over == "units"
+        words = words if words is not None or not lm else lm.words
+        self._look_ahead: LookAhead | None = None
+        if self._scores and words is not None and not self._over_units:
+            known = set(words) - {BEGIN, END, UNKNOWN}
+            self._look_ahead = LookAhead(vocabulary, known, self._scores.alone, self._scores.alone(UNKNOWN))
         self._names = unit_names(vocabulary)
         self._begins_word = np.array(vocabulary.begins_word)
 
@@ -94,7 +102,7 @@ class PrefixBeam:
         aligned = align_batch(np.broadcast_to(logs_TC, (len(best), *logs_TC.shape)), [len(logs_TC)] * len(best), units)
         return [
             Hypothesis(
-                text=self._vocabulary.decode(path.units),
+                text=text_of(self._vocabulary, path.units),
                 units=path.units,
                 score=float(scores[each]),
                 confidence=float(shares[each]),
@@ -107,13 +115,16 @@ class PrefixBeam:
         """Prefixes of the last beam and their scores, with what the language model says at the end.
 
         Arrays with a value for each prefix of the beam: its number, its parent's, its last unit, ln p of the paths that
-        end in a blank (`blank`), in its last unit (`spoken`), and in either, and the language model's share (`shared`).
+        end in a blank (`blank`), in its last unit (`spoken`), and in either, the language model's share (`shared`), and
+        its place in the word that it spells (`places`), which says what is expected of that word.
         """
+        look_ahead = self._look_ahead
+        places = np.zeros(1, np.int64)
         ids, parents, lasts = np.zeros(1, np.int64), np.full(1, -1), np.zeros(1, np.int64)
         blank, spoken, shared = np.zeros(1), np.full(1, -np.inf), np.zeros(1)
         either = blank
         column_of = np.full(logs_TC.shape[1], -1)  # a unit's place among those of the frame
-        place_of = np.zeros(1024, np.int64)  # a prefix's place in the beam, where it is in it
+        row_of = np.zeros(1024, np.int64)  # a prefix's row in the beam, where it is in it
         for logs_C, units in zip(logs_TC, self._units_by_frame(logs_TC)):
             stays_blank, stays_spoken = either + logs_C[BLANK], spoken + logs_C[lasts]
             if not len(units):  # nothing new, and so nothing to give up
@@ -127,8 +138,8 @@ class PrefixBeam:
             (rows,) = np.nonzero(columns >= 0)
             grown[rows, columns[rows]] = blank[rows] + logs_C[lasts[rows]]
             # What grows into a prefix that is in the beam already adds to it.
-            place_of[ids] = np.arange(len(ids))
-            above = np.minimum(place_of[parents[rows]], len(ids) - 1)
+            row_of[ids] = np.arange(len(ids))
+            above = np.minimum(row_of[parents[rows]], len(ids) - 1)
             is_there = ids[above] == parents[rows]
             rows, above = rows[is_there], above[is_there]
             stays_spoken[rows] = np.logaddexp(stays_spoken[rows], grown[above, columns[rows]])
@@ -136,7 +147,12 @@ class PrefixBeam:
             column_of[units] = -1
             shared_grown = np.broadcast_to(shared[:, None], grown.shape) + self._gain(prefixes, ids, units)
             stays = np.logaddexp(stays_blank, stays_spoken)
-            kept = self._best(np.concatenate([stays + shared, (grown + shared_grown).ravel()]))
+            ranked, ranked_grown = stays + shared, grown + shared_grown
+            if look_ahead:
+                grown_places = look_ahead.grow(places, units)
+                ranked += look_ahead.values[places]
+                ranked_grown += look_ahead.values[grown_places]
+            kept = self._best(np.concatenate([ranked, ranked_grown.ravel()]))
             if not len(kept):
                 return ids[:0], blank[:0]
             old, new = kept[kept < len(ids)], kept[kept >= len(ids)] - len(ids)
@@ -149,8 +165,10 @@ class PrefixBeam:
             spoken = np.concatenate([stays_spoken[old], grown.ravel()[new]])
             either = np.concatenate([stays[old], grown.ravel()[new]])
             shared = np.concatenate([shared[old], shared_grown.ravel()[new]])
-            if len(prefixes.units) > len(place_of):
-                place_of = np.zeros(2 * len(prefixes.units), np.int64)
+            if look_ahead:
+                places = np.concatenate([places[old], grown_places.ravel()[new]])
+            if len(prefixes.units) > len(row_of):
+                row_of = np.zeros(2 * len(prefixes.units), np.int64)
         scores = either + shared + self._at_end(prefixes, ids)
         possible = scores > -np.inf
         return ids[possible], scores[possible]
@@ -205,6 +223,11 @@ class _Scores:
                 self._remembered.clear()
             found = self._remembered[state, word] = self._weight * log10 + self._beta + unknown, after
         return found
+
+    def alone(self, word: str) -> float:
+        """What a word may bring whatever is before it."""
+        unknown = 0.0 if word in self._lm and word != UNKNOWN else self._unknown_word
+        return self._weight * self._lm.unigram(word) + self._beta + unknown
 
     def end(self, state: Hashable) -> float:
         return self._weight * self._lm.end(state)

@@ -213,6 +213,17 @@ def train_pieces(
         raise ValueError(f"no {n} pieces can be made of these texts: {str(error).rpartition('] ')[2]}") from None
 
 
+def unit_names(vocabulary: Vocabulary) -> list[str]:
+    """The units as words of a language model over units: a space is written as one that can be seen."""
+    return [WORD_START if unit == " " else unit for unit in vocabulary.units]
+
+
+def in_units(text: str, vocabulary: Vocabulary) -> str:
+    """A text as a language model over units learns it: the names of its units with spaces between them."""
+    names = unit_names(vocabulary)
+    return " ".join(names[number] for number in vocabulary.encode(text))
+
+
 # --- from a config ---
 
 

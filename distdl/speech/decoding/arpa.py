@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from distdl.errors import UserError
-from distdl.speech.decoding.ngram import UNKNOWN, Gram, NGram
+from distdl.speech.decoding.ngram import BEGIN, UNKNOWN, Gram, NGram
 
 _FIX = "it is an ARPA file as `distdl lm`, KenLM's lmplz or SRILM's ngram-count write it"
 
@@ -31,6 +31,19 @@ def read_arpa(path: str | Path) -> NGram:
         raise UserError(f"can't be read: {error.strerror or error}", where=str(path), fix=_FIX) from None
     except (UnicodeDecodeError, EOFError):
         raise UserError("is not text in UTF-8, or it is cut off", where=str(path), fix=_FIX) from None
+
+
+def arpa_words(path: str | Path) -> list[str]:
+    """All words of the file but <s>, without the n-grams. It has to be one that can be read."""
+    words: list[str] = []
+    with _opened(Path(path), "rt") as file:
+        for line in file:
+            if line.startswith("\\2-grams:") or line.startswith("\\end\\"):
+                break
+            parts = line.split()
+            if len(parts) in (2, 3) and not line.startswith(("\\", "ngram ")):
+                words.append(parts[1])
+    return sorted(word for word in words if word != BEGIN)
 
 
 def write_arpa(model: NGram, path: str | Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distdl.speech.decoding.hypotheses import Hypothesis, words_of
+from distdl.speech.decoding.hypotheses import Hypothesis, text_of, words_of
 from distdl.speech.text import BLANK, Vocabulary
 
 
@@ -26,7 +26,7 @@ class BestPath:
 
     def hypothesis(self, vocabulary: Vocabulary) -> Hypothesis:
         return Hypothesis(
-            text=vocabulary.decode(self.units),
+            text=text_of(vocabulary, self.units),
             units=self.units,
             score=self.score,
             confidence=self.confidence,

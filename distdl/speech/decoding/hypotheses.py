@@ -54,6 +54,11 @@ def checked(log_probs: Any, shape: str) -> Floats:
     return values
 
 
+def text_of(vocabulary: Vocabulary, units: list[int]) -> str:
+    """As people write it: a network may well give two spaces."""
+    return " ".join(vocabulary.decode(units).split())
+
+
 def words_of(
     vocabulary: Vocabulary, units: list[int], frames: list[tuple[int, int]], confidences: list[float]
 ) -> list[Word]:

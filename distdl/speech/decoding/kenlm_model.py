@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distdl.errors import UserError
-from distdl.speech.decoding.arpa import read_arpa
+from distdl.speech.decoding.arpa import arpa_words, read_arpa
 from distdl.speech.decoding.ngram import END, LanguageModel
 
 
@@ -25,11 +25,21 @@ class KenlmModel:
         except (OSError, RuntimeError) as error:
             what = str(error).splitlines()[0]
             raise UserError(f"kenlm can't read it: {what}", where=str(path), fix="build it with `distdl lm`") from None
-        self._make_state = kenlm.State
+        self._make_state, self._path = kenlm.State, Path(path)
         self.order: int = self._model.order
 
     def __contains__(self, word: str) -> bool:
         return word in self._model
+
+    @property
+    def words(self) -> list[str] | None:
+        """Read from the ARPA file; kenlm's own files keep no list of them."""
+        return arpa_words(self._path) if ".arpa" in self._path.suffixes else None
+
+    def unigram(self, word: str) -> float:
+        state = self._make_state()
+        self._model.NullContextWrite(state)
+        return float(self._model.BaseScore(state, word, self._make_state()))
 
     def start(self) -> Hashable:
         state: Hashable = self._make_state()

@@ -27,8 +27,15 @@ class LanguageModel(Protocol):
     def end(self, state: Any) -> float:
         """log10 p(</s> | state)."""
 
+    def unigram(self, word: str) -> float:
+        """log10 p(word), whatever is before it."""
+
     def __contains__(self, word: str) -> bool:
         """Whether the word is known."""
+
+    @property
+    def words(self) -> list[str] | None:
+        """All that can come next, or None where the model can't tell."""
 
 
 class NGram:
@@ -52,6 +59,9 @@ class NGram:
         if (word,) not in self.probabilities:
             word = UNKNOWN
         return self._log10(state, word), self._known_end((*state, word))
+
+    def unigram(self, word: str) -> float:
+        return self._log10((), word if (word,) in self.probabilities else UNKNOWN)
 
     def end(self, state: Gram) -> float:
         return self._log10(state, END)

@@ -1,0 +1,61 @@
+"""distdl.speech.decoding.look_ahead: a word that is begun is worth the best that it may become."""
+
+import numpy as np
+import pytest
+
+from distdl.speech.decoding.look_ahead import BETWEEN, LookAhead
+from distdl.speech.text import Characters
+
+LETTERS = Characters("aeht ")
+VALUES = {"the": -1.0, "that": -3.0, "a": -2.0, "hat": -4.0}
+
+
+@pytest.fixture
+def look_ahead():
+    return LookAhead(LETTERS, VALUES, VALUES.__getitem__, unknown=-10.0)
+
+
+def value(look_ahead, text):
+    place = BETWEEN
+    for unit in LETTERS.encode(text) if text != "the " else [*LETTERS.encode("the"), 5]:
+        place = int(look_ahead.grow(np.array([place]), np.array([unit]))[0, 0])
+    return look_ahead.values[place]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", 0), ("t", -1), ("th", -1), ("tha", -3), ("the", -1), ("the ", 0), ("the a", -2), ("the h", -4), ("e", -10)],
+)
+def test_a_beginning_is_worth_the_best_word_that_begins_so(look_ahead, text, expected):
+    assert value(look_ahead, text) == expected
+
+
+def test_letters_beyond_a_words_usual_length_stand_for_more_unknown_words(look_ahead):
+    usual = sum(map(len, VALUES)) / len(VALUES)
+
+    assert value(look_ahead, "thee") == pytest.approx(-10 * 4 / usual)
+    assert value(look_ahead, "theetheethe") == pytest.approx(-10 * 11 / usual)
+    assert value(look_ahead, "theethee the") == -1
+
+
+def test_many_prefixes_and_units_are_asked_for_at_once(look_ahead):
+    units = np.arange(1, 6)
+    places = look_ahead.grow(np.array([BETWEEN]), units)[0]
+
+    table = look_ahead.grow(places, units)
+
+    one_by_one = [[look_ahead.grow(np.array([p]), np.array([u]))[0, 0] for u in units] for p in places]
+    assert table.tolist() == one_by_one
+
+
+def test_more_beginnings_than_there_was_room_for_are_kept(look_ahead):
+    letters = Characters("abcdefghij")
+    words = [f"{a}{b}{c}{d}" for a in "abcdef" for b in "abcdef" for c in "abcdef" for d in "abcdefg"]
+    wide = LookAhead(letters, words, lambda word: float(-words.index(word)), unknown=-1e4)
+
+    places = np.array([BETWEEN])
+    for length in range(1, 5):
+        places = np.unique(wide.grow(places, np.arange(1, 7)))
+        assert len(places) == 6**length
+
+    assert sorted(wide.values[places]) == sorted(-words.index(word) for word in words if "g" not in word)

@@ -53,7 +53,8 @@ def measure(config: Config, world: WorldInfo, n_steps: int, image_shape: Sequenc
     steps_per_round = n_steps // n_rounds
     train = config.data.train
     is_kept = any(each.shards is not None and not places.are_there(each.shards) for each in train.sources)
-    has_data = not is_kept and all(each.folder is None or Path(each.folder).exists() for each in train.sources)
+    in_place = [each.folder or each.manifest for each in train.sources]
+    has_data = not is_kept and all(path is None or Path(path).exists() for path in in_place)
     prefix = "distdl-bench-"
     with collectives.joined(world, config.dist.backend, device), tempfile.TemporaryDirectory(prefix=prefix) as folder:
         config = tuned.settled(config, world.world_size // world.local_world_size, world.local_world_size)

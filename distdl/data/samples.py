@@ -6,10 +6,11 @@ from typing import Any, Literal
 from distdl.config.sources import SourceConfig
 from distdl.data.corpus.dataset import CorruptSample, Dataset
 from distdl.data.corpus.folder import FolderDataset
+from distdl.data.corpus.manifest import ManifestDataset
 from distdl.data.pictures.image import IMAGE_EXTENSIONS, Pixels, decode_image, is_image
 from distdl.errors import UserError
 
-Stored = Dataset | FolderDataset
+Stored = Dataset | FolderDataset | ManifestDataset
 
 
 class BadSample(Exception):

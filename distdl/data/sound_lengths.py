@@ -44,14 +44,14 @@ class SoundLengths(NamedTuple):
 
 def lengths(dataset: Stored) -> SoundLengths:
     """Raises UserError where the dataset has no sounds, and for lengths in dataset.json that are not of its shards."""
-    found = _listed(dataset) or _of_headers(dataset)
+    found = listed(dataset) or _of_headers(dataset)
     if not found.n_samples.any():
         raise UserError("there is no sound in it", where=dataset.path)
     return found
 
 
-def _listed(dataset: Stored) -> SoundLengths | None:
-    """None unless it is known of all samples."""
+def listed(dataset: Stored) -> SoundLengths | None:
+    """What dataset.json or the manifest says; None unless that is known of all samples. Raises UserError as `lengths`."""
     if isinstance(dataset, ManifestDataset):
         is_whole = bool((dataset.n_listed * dataset.rates_listed_hz > 0).all())
         return SoundLengths(dataset.n_listed, dataset.rates_listed_hz) if is_whole else None

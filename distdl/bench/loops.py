@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from distdl.data.engine import HostBatch
-from distdl.data.order import Rows
 from distdl.data.fill import SoundRows
+from distdl.data.order import Rows
 from distdl.data.pictures.of_batches import OnDevice
 from distdl.data.pictures.transforms import Normalise
 from distdl.track import NullTracker

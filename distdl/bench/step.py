@@ -53,7 +53,8 @@ def measure(config: Config, world: WorldInfo, n_steps: int, image_shape: Sequenc
     steps_per_round = n_steps // n_rounds
     train = config.data.train
     is_kept = any(each.shards is not None and not places.are_there(each.shards) for each in train.sources)
-    has_data = not is_kept and all(each.folder is None or Path(each.folder).exists() for each in train.sources)
+    in_place = [each.folder or each.manifest for each in train.sources]
+    has_data = not is_kept and all(path is None or Path(path).exists() for path in in_place)
     prefix = "distdl-bench-"
     with collectives.joined(world, config.dist.backend, device), tempfile.TemporaryDirectory(prefix=prefix) as folder:
         config = tuned.settled(config, world.world_size // world.local_world_size, world.local_world_size)
@@ -180,8 +181,9 @@ def on_noise(config: Config, folder: Path, image_shape_HWC: Sequence[int] | None
     train = config.data.train
     if config.data.sound:
         raise UserError(
-            "the training data is not there", where=f"data.train: {train.source}", fix="Pack it first: sounds of noise "
-            "would not have its lengths."
+            "the training data is not there",
+            where=f"data.train: {train.source}",
+            fix="Pack it first: sounds of noise would not have its lengths.",
         )
     if image_shape_HWC is None:
         image_shape_HWC = _usual_shape(config)

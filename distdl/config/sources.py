@@ -14,10 +14,13 @@ from distdl.config.values import Section, Stage, Transform, key, name_in
 class SourceConfig(Section):
     shards: str | list[str] | None = key(
         None,
-        "WebDataset tars: folder, tar, address, list; or folder, dataset",
+        "tars: folder, tar, address, list; or folder, manifest, dataset",
         free=True,
     )
     folder: str | None = key(None, "a folder per class with image files in it, used as it lies")
+    manifest: str | None = key(
+        None, "a list of utterances, used as it lies: of Lhotse, NeMo, SpeechBrain, or a data folder of Kaldi"
+    )
     dataset: Annotated[str, name_in(registry.DATASETS, "dataset")] | None = key(
         None,
         "a dataset of one's own instead of shards: a registered name, or package.module:attribute",
@@ -41,7 +44,7 @@ class SourceConfig(Section):
             addresses.check(text)
         return value
 
-    @field_validator("shards", "folder")
+    @field_validator("shards", "folder", "manifest")
     @classmethod
     def _somewhere(cls, value: str | list[str] | None) -> str | list[str] | None:
         if value is not None and not (value and all(value)):
@@ -51,7 +54,7 @@ class SourceConfig(Section):
     @field_validator("dataset")  # not of the model, which is checked only once every key is right by itself
     @classmethod
     def _one_source(cls, dataset: Any, info: ValidationInfo) -> Any:
-        _check_one_given({**info.data, "dataset": dataset}, ("shards", "folder", "dataset"))
+        _check_one_given({**info.data, "dataset": dataset}, ("shards", "folder", "manifest", "dataset"))
         return dataset
 
     @field_validator("stages")
@@ -71,7 +74,7 @@ class SourceConfig(Section):
         """What a person would call it: the folder, or the dataset's name."""
         if isinstance(self.shards, list):
             return f"{self.shards[0]} and {len(self.shards) - 1} more" if self.shards[1:] else "".join(self.shards)
-        return self.shards or self.folder or self.dataset or ""
+        return self.shards or self.folder or self.manifest or self.dataset or ""
 
 
 def _check_one_given(given: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -117,7 +120,7 @@ class TrainSplitConfig(SplitConfig):
     def _one_source(cls, mixture: Any, info: ValidationInfo) -> Any:
         if mixture == {}:
             raise ValueError("a mixture has at least one source")
-        _check_one_given({**info.data, "mixture": mixture}, ("shards", "folder", "dataset", "mixture"))
+        _check_one_given({**info.data, "mixture": mixture}, ("shards", "folder", "manifest", "dataset", "mixture"))
         for name in ("args", "stages", "image", "sound", "label", "index") if mixture else ():
             if info.data.get(name) != cls.model_fields[name].default:
                 raise ValueError(f"each source has its own '{name}': give it there")

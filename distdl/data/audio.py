@@ -69,35 +69,43 @@ def audio_length(data: bytes) -> Length:
         return Length(file.frames, file.channels, file.samplerate)
 
 
+def file_length(path: Path) -> Length:
+    """Of a file, read off its header, without the rest. Raises as audio_length."""
+    with _opened_file(path) as file:
+        if file.frames == _UNKNOWN_LENGTH:
+            raise ValueError(_NO_LENGTH)
+        return Length(file.frames, file.channels, file.samplerate)
+
+
+def part_of(begin_s: float, duration_s: float | None, n_samples: int, rate_hz: int) -> tuple[int, int]:
+    """(first sample, the one after the last) of a part of a sound; a duration of None goes to its end.
+
+    Both ends are rounded to the nearest sample; a part may end up to 10 ms after its sound does, for what was rounded
+    when it was written down, and then ends with it. Raises ValueError for a part that is not there.
+    """
+    begin = round(begin_s * rate_hz)
+    end = n_samples if duration_s is None else round((begin_s + duration_s) * rate_hz)
+    if begin < 0 or end > n_samples + rate_hz // 100 or min(end, n_samples) <= begin:
+        raise ValueError(f"{begin_s:g} to {end / rate_hz:g} s is not in the file, which has {n_samples / rate_hz:g} s")
+    return begin, min(end, n_samples)
+
+
 def read_part(path: Path, begin_s: float, duration_s: float | None) -> tuple[Samples, int]:
     """(int16 of shape (samples, channels), rate in Hz) of a part of a file; None: to its end. The rest is not decoded.
 
-    Both ends are rounded to the nearest sample; a part may end up to 10 ms after its file does, for what was rounded
-    when it was written down, and then ends with it. Raises ValueError as decode_audio, and for a part that is not
-    there; UserError where soundfile is missing.
+    Raises ValueError as decode_audio, and for a part that is not there; UserError where soundfile is missing.
     """
-    soundfile = _soundfile()
-    try:
-        opened = soundfile.SoundFile(path)
-    except soundfile.LibsndfileError as error:
-        if not path.is_file():
-            raise ValueError("can't be read: there is no such file") from None
-        raise ValueError(f"not a sound that can be decoded: {error.error_string.rstrip('.')}") from None
-    with opened as file:
+    with _opened_file(path) as file:
         if file.frames == _UNKNOWN_LENGTH:
             raise ValueError(_NO_LENGTH)
-        rate_hz, there = file.samplerate, file.frames
-        begin = round(begin_s * rate_hz)
-        end = there if duration_s is None else round((begin_s + duration_s) * rate_hz)
-        if begin < 0 or end > there + rate_hz // 100 or min(end, there) <= begin:
-            raise ValueError(f"{begin_s:g} to {end / rate_hz:g} s is not in the file, which has {there / rate_hz:g} s")
+        begin, end = part_of(begin_s, duration_s, file.frames, file.samplerate)
         try:
             file.seek(begin)
-        except soundfile.LibsndfileError as error:
+        except _soundfile().LibsndfileError as error:
             raise ValueError(f"it is damaged: {error.error_string.rstrip('.')}") from None
         scaled = not file.subtype.startswith(("PCM", "ULAW", "ALAW"))
-        samples = _read(file, "float32" if scaled else "int16", min(end, there) - begin)
-        return _checked(_as_int16(samples) if scaled else samples), rate_hz
+        samples = _read(file, "float32" if scaled else "int16", end - begin)
+        return _checked(_as_int16(samples) if scaled else samples), file.samplerate
 
 
 # --- WAV ---
@@ -141,6 +149,16 @@ def _opened(data: bytes) -> Any:
     try:
         return soundfile.SoundFile(io.BytesIO(data))
     except soundfile.LibsndfileError as error:
+        raise ValueError(f"not a sound that can be decoded: {error.error_string.rstrip('.')}") from None
+
+
+def _opened_file(path: Path) -> Any:
+    soundfile = _soundfile()
+    try:
+        return soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        if not path.is_file():
+            raise ValueError("can't be read: there is no such file") from None
         raise ValueError(f"not a sound that can be decoded: {error.error_string.rstrip('.')}") from None
 
 

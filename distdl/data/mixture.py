@@ -96,9 +96,7 @@ SourceSamples = ShardSamples | StagedSamples | OwnDataset
 Samples = SourceSamples | OwnIterable | MixedSamples
 
 
-def samples_of(
-    dataset: AnyDataset, split: SourceConfig, where: str, *, has_label: bool, kind: Kind = IMAGE
-) -> Samples:
+def samples_of(dataset: AnyDataset, split: SourceConfig, where: str, *, has_label: bool, kind: Kind = IMAGE) -> Samples:
     """What gives a dataset's samples with their images, or sounds, and, if the task needs them, their labels.
 
     Raises UserError if a source's first sample lacks one of the two.

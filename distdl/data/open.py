@@ -7,6 +7,7 @@ from distdl.config.schema import DataConfig
 from distdl.config.sources import SourceConfig, SplitConfig, TrainSplitConfig
 from distdl.data.corpus.dataset import Dataset
 from distdl.data.corpus.folder import FolderDataset
+from distdl.data.corpus.manifest import ManifestDataset
 from distdl.data.iterable import open_own
 from distdl.data.mixture import AnyDataset, Mixture, Source
 from distdl.data.own import OwnDataset
@@ -36,8 +37,10 @@ def _open_source(split: SourceConfig, where: str, data: DataConfig) -> Source:
     try:
         if split.folder is not None:
             return FolderDataset.open(located(split.folder))
+        if split.manifest is not None:
+            return ManifestDataset.open(located(split.manifest))
         assert split.shards is not None, "a split has one source"
         return Dataset.open(split.shards, index_folder=split.index, remote=data.remote, stage=data.stage)
     except UserError as error:
-        key = "folder" if split.folder else "shards"
+        key = "folder" if split.folder else "manifest" if split.manifest else "shards"
         raise UserError(error.what, where=f"{where}.{key}: {error.where or split.source}", fix=error.fix) from None

@@ -21,8 +21,8 @@ from distdl.data.packing.folders import imagefolder
 from distdl.data.packing.imagenet import imagenet
 from distdl.data.packing.parts import Part
 from distdl.data.packing.smaller import Smaller
-from distdl.data.packing.speech_corpora import fsdd
-from distdl.data.packing.speech_folders import speech
+from distdl.data.packing.speech_corpora import commonvoice, fsdd, librispeech, ljspeech
+from distdl.data.packing.speech_folders import kaldi, manifest, speech
 from distdl.data.packing.table import table
 from distdl.data.packing.tiny_imagenet import tiny_imagenet
 from distdl.data.packing.write import How, Say, write_split
@@ -30,7 +30,15 @@ from distdl.errors import UserError, did_you_mean
 from distdl.launch.binding import cores
 from distdl.registry import call_with_args
 
-SPEECH: dict[str, Kind] = {"fsdd": fsdd, "speech": speech}
+SPEECH: dict[str, Kind] = {
+    "librispeech": librispeech,
+    "ljspeech": ljspeech,
+    "commonvoice": commonvoice,
+    "fsdd": fsdd,
+    "speech": speech,
+    "kaldi": kaldi,
+    "manifest": manifest,
+}
 KINDS: dict[str, Kind] = {
     "digits": digits,
     "idx": idx,

@@ -8,10 +8,11 @@ from distdl.config.sources import SourceConfig
 from distdl.data.audio import AUDIO_EXTENSIONS, is_audio
 from distdl.data.corpus.dataset import CorruptSample, Dataset
 from distdl.data.corpus.folder import FolderDataset
+from distdl.data.corpus.manifest import ManifestDataset
 from distdl.data.pictures.image import IMAGE_EXTENSIONS, Pixels, decode_image, is_image
 from distdl.errors import UserError
 
-Stored = Dataset | FolderDataset
+Stored = Dataset | FolderDataset | ManifestDataset
 
 
 class Kind(NamedTuple):
@@ -111,9 +112,7 @@ class ShardSamples:
     Raises UserError if the first sample lacks one of the two.
     """
 
-    def __init__(
-        self, dataset: Stored, split: SourceConfig, where: str, label: str | None, kind: Kind = IMAGE
-    ) -> None:
+    def __init__(self, dataset: Stored, split: SourceConfig, where: str, label: str | None, kind: Kind = IMAGE) -> None:
         self._dataset, self._where, self._label = dataset, where, label
         named = kind.component(split)
         self._contents = (named,) if named else self._find_components(kind)

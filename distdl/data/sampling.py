@@ -24,6 +24,7 @@ from distdl.data import labels
 from distdl.data.corpus import catalog
 from distdl.data.corpus.dataset import CorruptSample, Dataset
 from distdl.data.corpus.folder import FolderDataset
+from distdl.data.corpus.manifest import ManifestDataset
 from distdl.data.draws import Float64s, Int64s
 from distdl.data.own import OwnDataset
 from distdl.data.samples import Stored
@@ -47,6 +48,12 @@ def weights_of(config: DataConfig, dataset: Stored | OwnDataset) -> Float64s:
         found = dataset.labels
     elif isinstance(dataset, OwnDataset):
         found = np.array([_class(label, f"item {i} of {dataset.path}") for i, label in enumerate(dataset.labels())])
+    elif isinstance(dataset, ManifestDataset):
+        raise UserError(
+            "the utterances of a manifest have no classes",
+            where="data.sampling: balanced",
+            fix="Give a file of weights.",
+        )
     else:
         found = _kept_labels(dataset, config.train)
     if (found == _UNREADABLE).all():

@@ -5,7 +5,6 @@ Of one that lies elsewhere little is fetched: its indexes, and some samples. Not
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,17 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from distdl.config.schema import RemoteConfig
-from distdl.data.audio import audio_length, is_audio
-from distdl.data.corpus.dataset import CorruptSample, Dataset, Sample
+from distdl.data import show_sounds
+from distdl.data.corpus.dataset import Dataset
 from distdl.data.corpus.shards import counted
 from distdl.data.inspect import LABEL
 from distdl.data.pictures.image import decode_image, image_size, is_image
 from distdl.data.remote import listing, places
 from distdl.data.remote.places import Shards
+from distdl.data.some_samples import READERS, components_of, read, spread_out
 from distdl.errors import UserError
 
-_MOST_SIZES, _MOST_SIZES_ELSEWHERE = 2000, 200  # images or sounds whose size is read
-_READERS = 8  # threads: what is waited for is the network
 _MOST_CLASSES = 20  # each on a line
 _SHEET_SIDE, _SHEET_CELL, _SHEET_TEXT = 8, 112, 16  # images a row and column, pixels a cell, pixels of its caption
 
@@ -47,7 +45,7 @@ def show(path: Shards, *, sheet: str | Path | None = None, index_folder: str | P
         extensions, labels = _count_components(dataset)
         lines.append("components  " + ", ".join(f"{name} ({count:,})" for name, count in extensions.items()))
         lines += _size_lines(dataset)
-        lines += _length_lines(dataset, sum(n for name, n in extensions.items() if is_audio(name)))
+        lines += show_sounds.lines(dataset, extensions)
         lines += _class_lines(labels, dataset.classes)
         keys = [dataset.key(*dataset.locate(i)) for i in range(min(3, dataset.n_samples))]
         lines.append(f"first keys  {', '.join(keys)}")
@@ -61,28 +59,19 @@ def _count_components(dataset: Dataset) -> tuple[Counter[str], Counter[bytes]]:
     """How many samples have each component; and each label, which elsewhere would take a request each."""
     extensions: Counter[str] = Counter()
     labels: Counter[bytes] = Counter()
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         for shard, shard_index in enumerate(pool.map(dataset.index, dataset.all_shards)):
             for row in range(shard_index.n_samples):
                 components = shard_index.components(row)
                 extensions.update(components.keys())
                 if LABEL in components and not dataset.streaming:
-                    labels[_read(dataset, shard, row, (LABEL,)).components[LABEL].strip()] += 1
+                    labels[read(dataset, shard, row, (LABEL,)).components[LABEL].strip()] += 1
     return extensions, labels
-
-
-def _read(dataset: Dataset, shard: int, row: int, only: Iterable[str]) -> Sample:
-    try:
-        return dataset.read(shard, row, tuple(only))
-    except CorruptSample as error:
-        raise UserError(
-            str(error), where=dataset.path, fix=f"`distdl data verify {dataset.path}` lists all that is damaged."
-        ) from None
 
 
 def _size_lines(dataset: Dataset) -> list[str]:
     sizes, unreadable = [], 0
-    for _, extension, data in _components(dataset, _spread_out(dataset), is_image):
+    for _, extension, data in components_of(dataset, spread_out(dataset), is_image):
         try:
             sizes.append(image_size(data, extension))
         except ValueError:
@@ -95,52 +84,6 @@ def _size_lines(dataset: Dataset) -> list[str]:
     if unreadable:
         lines.append(f"unreadable  {unreadable} images: `distdl data verify {dataset.path}`")
     return lines
-
-
-def _length_lines(dataset: Dataset, n_sounds: int) -> list[str]:
-    """Hours, lengths and rates, where there are sounds; extrapolated where there are many."""
-    lengths, unreadable = [], 0
-    for _, _, data in _components(dataset, _spread_out(dataset), is_audio):
-        try:
-            lengths.append(audio_length(data))
-        except ValueError:
-            unreadable += 1
-    lines = []
-    if lengths:
-        seconds = sorted(length.seconds for length in lengths)
-        spread = f"{seconds[0]:.2f}/{seconds[len(seconds) // 2]:.2f}/{seconds[-1]:.2f} s (min/median/max)"
-        rates = ", ".join(f"{rate_hz} Hz" for rate_hz in sorted({length.rate_hz for length in lengths}))
-        hours = sum(seconds) / 3600
-        total = f"{hours:,.2f} hours"
-        if len(lengths) + unreadable < n_sounds:
-            total = f"about {hours * n_sounds / len(lengths):,.1f} hours, from {len(lengths):,} sounds"
-        lines.append(f"sounds      {total}; {spread}; {rates}")
-    if unreadable:
-        lines.append(f"unreadable  {unreadable} sounds: `distdl data verify {dataset.path}`")
-    return lines
-
-
-def _spread_out(dataset: Dataset, most: int | None = None) -> list[int]:
-    """Sample ids from all over the corpus."""
-    most = most or (_MOST_SIZES_ELSEWHERE if dataset.streaming else _MOST_SIZES)
-    return np.unique(np.linspace(0, dataset.n_samples - 1, most).astype(np.int64)).tolist()
-
-
-def _components(
-    dataset: Dataset, sample_ids: list[int], is_kind: Callable[[str], bool]
-) -> Iterator[tuple[Sample, str, bytes]]:
-    """(sample with that component and its label, extension, bytes) of those that have an image, or a sound."""
-
-    def read(sample_id: int) -> tuple[Sample, str, bytes] | None:
-        shard, row = dataset.locate(sample_id)
-        extension = next(filter(is_kind, dataset.index(shard).components(row)), None)
-        if extension is None:
-            return None
-        sample = _read(dataset, shard, row, (extension, LABEL))
-        return sample, extension, sample.components[extension]
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        yield from filter(None, pool.map(read, sample_ids))
 
 
 def _spread(values: tuple[int, ...]) -> str:
@@ -179,7 +122,7 @@ def _write_sheet(dataset: Dataset, path: Path) -> None:
     """A contact sheet: images spread over the corpus, each with its class."""
     n_images = _SHEET_SIDE * _SHEET_SIDE
     cells = []
-    for sample, extension, data in _components(dataset, _spread_out(dataset, n_images), is_image):
+    for sample, extension, data in components_of(dataset, spread_out(dataset, n_images), is_image):
         try:
             pixels = decode_image(data, extension)
         except ValueError:

@@ -86,6 +86,8 @@ def _soxr() -> ModuleType:
         import soxr
     except ImportError as error:
         raise UserError(
-            "sounds of another rate need the package soxr", where="data.sound.rate_hz", fix="pip install 'distdl[audio]'"
+            "sounds of another rate need the package soxr",
+            where="data.sound.rate_hz",
+            fix="pip install 'distdl[audio]'",
         ) from error
     return soxr

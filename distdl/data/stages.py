@@ -53,9 +53,7 @@ def build(configs: Sequence[dict[str, Any]], where: str) -> list[tuple[str, Stag
 class StagedSamples:
     """Content and label out of what the stages make of a sample. `label`: its component; None if none is asked for."""
 
-    def __init__(
-        self, dataset: Stored, split: SourceConfig, where: str, label: str | None, kind: Kind = IMAGE
-    ) -> None:
+    def __init__(self, dataset: Stored, split: SourceConfig, where: str, label: str | None, kind: Kind = IMAGE) -> None:
         self._dataset, self._component, self._label, self._kind = dataset, kind.component(split), label, kind
         self._stages = build(split.stages, where)
 

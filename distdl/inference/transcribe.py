@@ -1,4 +1,4 @@
-"""`distdl predict` for networks of sounds: transcripts of CTC networks, the best classes of those that tell words apart.
+"""`distdl predict` for networks of sounds: transcripts, or the best classes of networks that tell words apart.
 
 files  ->  one channel at the run's rate  ->  the transforms of its first evaluation split  ->  network  ->  text
 """
@@ -106,9 +106,7 @@ def _rate_hz(trained: Trained) -> int:
     return trained.config.data.sound.rate_hz
 
 
-def _decoded(
-    trained: Trained, files: Sequence[Path]
-) -> tuple[dict[Path, npt.NDArray[np.int16]], dict[Path, str]]:
+def _decoded(trained: Trained, files: Sequence[Path]) -> tuple[dict[Path, npt.NDArray[np.int16]], dict[Path, str]]:
     sounds, problems = {}, {}
     for path in dict.fromkeys(files):
         try:

@@ -1,7 +1,7 @@
-"""What a run on sounds is shown by: its worst transcripts, what is most often heard for what, and the sounds themselves.
+"""What a run on sounds is shown by: its worst transcripts, what is most often heard for what, and the sounds.
 
-    outputs of an evaluation set  ->  words aligned with the reference  ->  the worst utterances
-    ->  their sounds, read a second time, as players; their features as pictures
+outputs of an evaluation set  ->  words aligned with the reference  ->  the worst utterances
+->  their sounds, read a second time, as players; their features as pictures
 """
 
 import base64
@@ -55,7 +55,7 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcribed:
-    """Rates over all that was looked at; the worst first; (reference, hypothesis, how often) of words, None: missing."""
+    """Rates over all that was looked at; the worst first; words as (said, heard, times), None: missing."""
 
     word_error_rate: float
     character_error_rate: float
@@ -183,4 +183,8 @@ def _utterance(each: Utterance) -> list[str]:
         if heard is not None:
             words += [element("ins", str(heard)), " "]
     n = f"{each.words.errors} wrong of {each.words.reference_length}"
-    return [element("p", *words), player(each.heard), element("p", element("small", f"{each.name}; {n}"), class_="soft")]
+    return [
+        element("p", *words),
+        player(each.heard),
+        element("p", element("small", f"{each.name}; {n}"), class_="soft"),
+    ]

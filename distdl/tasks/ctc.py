@@ -1,7 +1,7 @@
 """Transcripts without alignment: connectionist temporal classification (Graves et al. 2006), word and character errors.
 
-outputs: logits (rows, frames, classes) with the blank as class 0, and how many frames are each row's own, int64 (rows,).
-The label of a row is how many units its transcript has, then their classes (distdl.data.labels.sequence).
+outputs: logits (rows, frames, classes), class 0 the blank, and how many frames are each row's own, int64 (rows,). The
+label of a row is how many units its transcript has, then their classes (distdl.data.labels.sequence).
 
     model: {name: deep_speech2, args: {classes: 29}}
     task: {name: ctc, args: {vocabulary: {characters: "abcdefghijklmnopqrstuvwxyz' "}}}
@@ -28,9 +28,9 @@ Outputs = tuple[Tensor, Tensor]
 
 
 class Ctc:
-    """`vocabulary`: {characters: ALPHABET}, {pieces: FILE} or {lexicon: FILE}, and case and unknown (distdl.speech.text).
-    `decode`: how transcripts are looked for in evaluation, by default the best unit of each frame; {beam: 32, lm: FILE,
-    alpha: 0.5, beta: 1.0} (distdl.speech.search)."""
+    """`vocabulary`: {characters: ALPHABET}, {pieces: FILE} or {lexicon: FILE}; and case and unknown, as they are in
+    distdl.speech.text. `decode`: how transcripts are looked for in evaluation, by default the best unit of each frame;
+    or such as {beam: 32, lm: FILE, alpha: 0.5, beta: 1.0} (distdl.speech.search)."""
 
     metric_names = ("wer", "cer", "infeasible")
     lower_is_better = frozenset({"loss", *metric_names})

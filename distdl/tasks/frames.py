@@ -1,9 +1,9 @@
 """A class for every frame, as acoustic models of hybrid systems learn it (Hinton et al. 2012): phonemes, or characters.
 
-outputs and labels are those of distdl.tasks.ctc, without blanks: class 0 is silence, which begins and ends a sound where
-there are frames enough. Which frame belongs to which unit is not in a corpus. A first run takes them to be equally long;
-another one that goes on from it has the network itself align them anew in each step (Viterbi training: Rabiner 1989,
-section III.B):
+outputs and labels are those of distdl.tasks.ctc, without blanks: class 0 is silence, which begins and ends a sound
+where there are frames enough. Which frame belongs to which unit is not in a corpus. A first run takes them to be
+equally long; another one that goes on from it has the network itself align them anew in each step (Viterbi training:
+Rabiner 1989, section III.B):
 
     distdl train CONFIG --name first                task: {name: frames, args: {vocabulary: {lexicon: FILE}}}
     distdl train CONFIG --name second --from first --weights-only task.args.alignment=model

@@ -14,6 +14,7 @@ from distdl.config.schema import Config
 from distdl.config.sources import SourceConfig
 from distdl.data.corpus.dataset import Dataset
 from distdl.data.corpus.folder import FolderDataset
+from distdl.data.corpus.manifest import ManifestDataset
 from distdl.data.iterable import OwnIterable
 from distdl.data.mixture import AnyDataset, Mixture, Source
 from distdl.data.order import Plan, Rows
@@ -66,6 +67,8 @@ def _open_source(split: SourceConfig, where: str) -> Source:
         return OwnDataset.open(split, where)
     if split.folder is not None:
         return FolderDataset.open(split.folder)
+    if split.manifest is not None:
+        return ManifestDataset.open(split.manifest)
     assert split.shards is not None, "a split has one source"
     return Dataset.open(split.shards, index_folder=split.index, write_index=False)
 
@@ -148,6 +151,11 @@ def _lines(rows: Rows, row: int, where: str, config: Config, dataset: AnyDataset
     if isinstance(dataset, FolderDataset):
         number = dataset.labels[sample_id]
         return [*lines, f"file        {dataset.file(sample_id)}", f"class       {dataset.classes[number]} ({number})"]
+    if isinstance(dataset, ManifestDataset):
+        part = dataset.utterance(sample_id)
+        until = "its end" if part.duration_s is None else f"{part.begin_s + part.duration_s:g} s"
+        what = "" if part.is_whole else f", from {part.begin_s:g} s to {until}"
+        return [*lines, f"file        {part.path}{what}", f"key         {part.key}", f"text        {part.text}"]
     lines.append(f"shard       {dataset.shards[shard].tar}, its sample {row_in_shard}")
     lines.append(f"key         {dataset.key(shard, row_in_shard)}")
     for extension, component in dataset.index(shard).components(row_in_shard).items():

@@ -84,7 +84,13 @@ def fit(
             tell_of_straggler(run, track, clock, news["straggler"])
         if "log" in due:
             row = meter.reduce()  # the only host sync
-            row |= {"lr": lr, **gradient_norm(run), **run.padding.row(), **run.straggler, **run.throughput.row(row["samples_per_s"])}
+            row |= {
+                "lr": lr,
+                **gradient_norm(run),
+                **run.padding.row(),
+                **run.straggler,
+                **run.throughput.row(row["samples_per_s"]),
+            }
             track.log({"kind": "train", **place(run, clock), **row})
         if "tell" in due:
             for line in take_all():

@@ -12,8 +12,8 @@ import torch
 from distdl.comm import messages
 from distdl.data.order import Rows
 from distdl.errors import UserError
-from distdl.trainer.setup import Run
 from distdl.trainer import sounds
+from distdl.trainer.setup import Run
 from distdl.trainer.step import explained_out_of_memory, is_out_of_memory, loss_of, to_device
 
 
@@ -58,7 +58,7 @@ def _fits(run: Run, rows: int) -> bool:
 
 
 def try_longest(run: Run) -> None:
-    """The forward and backward of the longest sounds that this worker may meet. Raises UserError where memory runs out."""
+    """The forward and backward of the longest sounds that this worker may meet. Raises UserError if memory runs out."""
     loader = run.train_loader
     if loader.sounds is None:
         return

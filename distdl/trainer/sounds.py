@@ -1,9 +1,10 @@
 """Sounds in training: their order, their batches on the device as features, the longest batch tried before the first.
 
 rows of a step, of like lengths  ->  cut into forwards whose padded length is bounded  ->  int16 on the device
-->  each forward as long as its longest row  ->  the split's transforms  ->  features and how many frames are a row's own
+->  each forward as long as its longest row  ->  the split's transforms  ->  features, and how many frames a row has
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -18,13 +19,14 @@ from distdl.config.sources import SoundConfig
 from distdl.data import length_order
 from distdl.data.engine import HostBatch, Loader
 from distdl.data.fill import SoundRows
+from distdl.data.forwards import micro_batches
 from distdl.data.iterable import OwnIterable
 from distdl.data.mixture import AnyDataset, Mixture
 from distdl.data.order import Int64s, Plan, Rows
 from distdl.data.own import OwnDataset
 from distdl.data.samples import BadRow, BadSample
 from distdl.data.sound_lengths import lengths
-from distdl.data.sounds import at_rate, longest
+from distdl.data.sounds import at_rate
 from distdl.errors import UserError
 from distdl.speech.transforms import Chain, Sounds
 
@@ -84,12 +86,15 @@ def cut(rows: Rows, sounds: SoundRows, n_parts: int) -> Rows:
     of_rows = np.where(rows.sample_id >= 0, sounds.lengths[rows.sample_id], 0)
     if (most := sounds.config.longest_s) is not None:  # they are going to be masked
         of_rows = np.where(of_rows > most * sounds.config.rate_hz, 0, of_rows)
-    cuts = length_order.micro_batches(of_rows, n_parts, _at_once(sounds.config))
-    return replace(rows, size=longest(of_rows, np.arange(len(of_rows))), cuts=cuts)
+    cuts = _cuts(of_rows, n_parts, sounds.config)
+    return replace(rows, size=max(1, int(of_rows.max())), cuts=cuts)
 
 
-def _at_once(config: SoundConfig) -> int | None:
-    return None if config.at_once_s is None else max(1, round(config.at_once_s * config.rate_hz))
+def _cuts(lengths: Int64s, n_parts: int, config: SoundConfig) -> tuple[tuple[int, ...], ...]:
+    """For each part, where its forwards begin, and its end; without those of no row, which a smaller part may have."""
+    at_once = sys.maxsize if config.at_once_s is None else max(1, round(config.at_once_s * config.rate_hz))
+    borders = micro_batches(lengths, n_parts, at_once)
+    return tuple(tuple(sorted({int(border - of_part[0]) for border in of_part})) for of_part in borders)
 
 
 def features(tensors: dict[str, Tensor], chain: Chain, rate_hz: int, device: torch.device) -> dict[str, Tensor]:
@@ -117,12 +122,11 @@ def features(tensors: dict[str, Tensor], chain: Chain, rate_hz: int, device: tor
 
 def pieces(tensors: dict[str, Tensor], sounds: SoundRows | None) -> Iterator[dict[str, Tensor]]:
     """The rows of an evaluation's batch, as many at a time as memory is meant for; of pictures all."""
-    at_once = _at_once(sounds.config) if sounds else None
-    if at_once is None:
+    if sounds is None:
         yield tensors
         return
-    (cuts,) = length_order.micro_batches(tensors["length"].numpy(), 1, at_once)
-    for begin, end in zip(cuts, cuts[1:]):
+    (cuts,) = _cuts(tensors["length"].numpy(), 1, sounds.config)
+    for begin, end in pairwise(cuts):
         yield {name: tensor[begin:end] for name, tensor in tensors.items()}
 
 

@@ -13,7 +13,15 @@ pytestmark = pytest.mark.timeout(300)
 RECIPE = {
     "model": {
         "name": "deep_speech2",
-        "args": {"classes": 5, "features": 24, "convolutions": 1, "channels": 8, "layers": 1, "width": 48, "cell": "gru"},
+        "args": {
+            "classes": 5,
+            "features": 24,
+            "convolutions": 1,
+            "channels": 8,
+            "layers": 1,
+            "width": 48,
+            "cell": "gru",
+        },
     },
     "task": {"name": "ctc", "args": {"vocabulary": {"characters": tones.LETTERS}}},
     "train": {"global_batch": 16, "epochs": 6, "seed": 0, "log_every": 10, "eval_every": None, "threads": 1},
@@ -38,7 +46,11 @@ def config(place, corpus, **changes):
         **RECIPE,
         "data": {
             "sound": {"rate_hz": tones.RATE_HZ, "at_once_s": 6},
-            "train": {"shards": str(corpus / "train"), "label": "txt", "transforms": [{"speed": [0.95, 1.05]}, *features]},
+            "train": {
+                "shards": str(corpus / "train"),
+                "label": "txt",
+                "transforms": [{"speed": [0.95, 1.05]}, *features],
+            },
             "eval": {"shards": str(corpus / "test"), "label": "txt", "transforms": features},
         },
     }

@@ -287,8 +287,8 @@ def test_an_item_of_a_list_is_told_with_its_number_and_its_own_line() -> None:
 def test_a_missing_key_is_told_with_its_meaning_also_where_its_whole_section_is_missing() -> None:
     assert errors("data: {eval: {dev: {label: txt}}}\n") == [
         "x.yaml: missing key 'model.name' (network: a name from `distdl zoo`, or package.module:attribute)",
-        "x.yaml: missing key 'data.train.shards' (WebDataset tars: folder, tar, address, list; or folder, dataset)",
-        "x.yaml: missing key 'data.eval.dev.shards' (WebDataset tars: folder, tar, address, list; or folder, dataset)",
+        "x.yaml: missing key 'data.train.shards' (tars: folder, tar, address, list; or folder, manifest, dataset)",
+        "x.yaml: missing key 'data.eval.dev.shards' (tars: folder, tar, address, list; or folder, manifest, dataset)",
         "x.yaml: missing key 'train.global_batch' (samples per optimiser step, over all workers)",
         "x.yaml: missing key 'optim.lr' (learning rate at the schedule's peak)",
     ]

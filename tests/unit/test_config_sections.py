@@ -116,12 +116,12 @@ def test_mistakes_in_such_sections_are_told_with_their_lines_and_all_at_once() -
     [
         (
             "{}",
-            "x.yaml: missing key 'data.train.shards' (WebDataset tars: folder, tar, address, list; or folder, dataset)",
+            "x.yaml: missing key 'data.train.shards' (tars: folder, tar, address, list; or folder, manifest, dataset)",
         ),
         ("{shrads: a}", "x.yaml:2: unknown key 'data.train.shrads' - did you mean data.train.shards?"),
         (
             "{shards: a, dataset: 'b:c'}",
-            "x.yaml:2: data.train: give one of shards, folder, dataset and mixture, not shards and dataset",
+            "x.yaml:2: data.train: give one of shards, folder, manifest, dataset and mixture, not shards and dataset",
         ),
         ("{shards: []}", "x.yaml:2: data.train.shards: it names nothing to read: give a path, or leave the key out"),
         (

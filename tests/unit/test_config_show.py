@@ -43,7 +43,7 @@ def test_the_whole_config_is_shown_with_the_meaning_of_each_key(config: Loaded) 
     ]
     assert "  momentum: 0.9                     # of sgd, lars, muon and rmsprop" in lines
     assert (
-        "      shards: data/dev              # WebDataset tars: folder, tar, address, list; or folder, dataset" in lines
+        "      shards: data/dev              # tars: folder, tar, address, list; or folder, manifest, dataset" in lines
     )
 
 
@@ -101,7 +101,7 @@ def test_a_comment_that_does_not_fit_beside_its_key_stands_above_it(config: Load
     lines = show(load("x.yaml"), diff=False).splitlines()
 
     place = lines.index(f"      shards: {long}")
-    assert lines[place - 1] == "      # WebDataset tars: folder, tar, address, list; or folder, dataset"
+    assert lines[place - 1] == "      # tars: folder, tar, address, list; or folder, manifest, dataset"
     assert show(load("x.yaml", ["model.args={a: 1,\n b: 2}"]), diff=True).splitlines()[3:5] == [
         "    classes: 10          # x.yaml:2",
         "    a: 1                 # command line 'model.args={a: 1, b: 2}'",

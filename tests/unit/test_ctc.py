@@ -39,7 +39,10 @@ def test_loss_and_gradient_are_those_of_all_paths_added_up_in_fp64():
     frames = torch.tensor([5, 4])
 
     loss, count = task.loss((logits, frames), batch_of(task, ["aab", "ba"]))
-    expected = sum(by_enumeration(logits[row, : frames[row]].log_softmax(1), units) for row, units in enumerate([[1, 1, 2], [2, 1]]))
+    expected = sum(
+        by_enumeration(logits[row, : frames[row]].log_softmax(1), units)
+        for row, units in enumerate([[1, 1, 2], [2, 1]])
+    )
     (gradient,) = torch.autograd.grad(loss, logits)
     (expected_gradient,) = torch.autograd.grad(expected, logits)
 

@@ -318,8 +318,11 @@ def test_a_mixture_reads_back_as_it_was_written(tmp_path):
         ("data.train.mixture.a.wieght=3", "'data.train.mixture.a.wieght' - did you mean data.train.mixture.a.weight?"),
         ("data.train.mixture.a.transforms=[flip]", "unknown key 'data.train.mixture.a.transforms'"),
         ("data.train.mixture.c.weight=1", "missing key 'data.train.mixture.c.shards'"),
-        ("data.train.mixture.b.shards=z", "data.train.mixture.b: give one of shards, folder and dataset, not"),
-        ("data.train.shards=z", "give one of shards, folder, dataset and mixture, not shards and mixture"),
+        (
+            "data.train.mixture.b.shards=z",
+            "data.train.mixture.b: give one of shards, folder, manifest and dataset, not",
+        ),
+        ("data.train.shards=z", "give one of shards, folder, manifest, dataset and mixture, not shards and mixture"),
         ("data.train.label=z", "each source has its own 'label': give it there"),
         (
             "data.sampling=balanced",

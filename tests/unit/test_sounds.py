@@ -113,7 +113,7 @@ def test_a_letter_outside_of_the_vocabulary_is_a_mistake_that_names_the_sample(t
             raise ValueError("can't be spelled: the character 'ï'")
         return []
 
-    with pytest.raises(UserError, match="label naïve of 00003 .* can't be spelled"):
+    with pytest.raises(UserError, match=r"label naïve of 00003 .* can't be spelled"):
         first_batch(loader_of(folder, parse=parse))
 
 

@@ -25,6 +25,8 @@ class Utterance:
     duration_s: float | None = None  # None: to the end of the file
     channel: int | None = None  # from 0 on; None: all of them
     label: int | None = None  # class number
+    n_samples: int | None = None  # of each channel, where the source says it
+    rate_hz: int | None = None
     about: dict[str, Any] = field(default_factory=dict)  # what else is known of it, such as chapter and language
 
     @property

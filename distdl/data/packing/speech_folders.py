@@ -1,14 +1,16 @@
-"""A folder of sound files with their transcripts: a .txt beside each, or all of them in a table."""
+"""A folder of sound files with their transcripts (a .txt beside each, or all of them in a table), and manifests."""
 
-import csv
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from distdl.data.audio import AUDIO_EXTENSIONS, is_audio
 from distdl.data.corpus.utterance import Utterance
+from distdl.data.manifests.kaldi import SCP
+from distdl.data.manifests.read import utterances
 from distdl.data.packing.corpus import SPLITS, Corpus, Others, source_folder
 from distdl.data.packing.speech import SpeechRules, corpus, held_out
+from distdl.data.table_rows import rows_of
 from distdl.errors import UserError
 
 _TABLES = {"transcripts.tsv": "\t", "transcripts.csv": ","}  # file name -> what is between its columns
@@ -110,31 +112,30 @@ def _table(folder: Path) -> Table | None:
     return found
 
 
-def rows_of(path: Path, between: str, needed: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """(number of the line, column -> value) of a table with a head.
+def kaldi(
+    src: Path | None, *, holdout: float = 0.0, by_speaker: bool = False, rules: SpeechRules | None = None
+) -> Corpus:
+    """SRC is a data folder (wav.scp, text, utt2spk, segments), or has several, each of which is a split of its name."""
+    src = source_folder(src, f"{SCP}, text, and perhaps utt2spk and segments")
+    if (src / SCP).is_file():
+        return manifest(src, holdout=holdout, by_speaker=by_speaker, rules=rules)
+    folders = sorted(path.parent for path in src.glob(f"*/{SCP}"))
+    if not folders:
+        raise UserError(f"there is no {SCP} here", where=str(src), fix=f"Expected: SRC/{SCP} or SRC/<split>/{SCP}.")
+    if holdout:
+        raise UserError("the source has its own splits", where=str(src), fix="Leave out --holdout.")
+    splits = {folder.name: list(utterances(folder)) for folder in folders}
+    return corpus(splits, rules or SpeechRules(), where=str(src))
 
-    Columns end at tabs where `between` is one, without any quoting. Raises UserError for a table that can't be read,
-    that lacks a column or has no rows, and for a row of another length than the head.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if between == "\t":
-                rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            else:
-                rows = csv.reader(file, delimiter=between)
-            head = next(rows, [])
-            if missing := [name for name in needed if name not in head]:
-                raise UserError(
-                    f"it has no column '{missing[0]}' (its head has: {', '.join(head) or 'nothing'})", where=str(path)
-                )
-            found = []
-            for row in filter(None, rows):
-                if len(row) != len(head):
-                    where = f"{path}:{rows.line_num}"
-                    raise UserError(f"{len(row)} columns; the head has {len(head)}", where=where)
-                found.append((rows.line_num, dict(zip(head, row, strict=True))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"can't read it: {error}", where=str(path)) from error
-    if not found:
-        raise UserError("there are no rows in it", where=str(path))
-    return found
+
+def manifest(
+    src: Path | None, *, holdout: float = 0.0, by_speaker: bool = False, rules: SpeechRules | None = None
+) -> Corpus:
+    """SRC is a manifest of Lhotse, NeMo or SpeechBrain, or a data folder of Kaldi: the split train, and test by
+    `holdout`."""
+    if src is None:
+        raise UserError("there is no manifest", where="SRC", fix="Expected: data pack manifest FILE DST.")
+    found = list(utterances(src))
+    if by_speaker and not any(each.speaker for each in found):
+        raise UserError("no speaker is known", where=str(src), fix="Leave out --by-speaker.")
+    return corpus(held_out(found, holdout, by_speaker=by_speaker), rules or SpeechRules(), where=str(src))

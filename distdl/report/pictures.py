@@ -213,7 +213,7 @@ def _example(each: Example) -> Html:
         caption = element("figcaption", each.truth, element("small", confidence))
     else:
         caption = element("figcaption", each.prediction, element("small", f"{confidence}; is {each.truth}"))
-    return element("figure", picture(each.image, _alt(each)), each.heard and player(each.heard), caption)
+    return element("figure", picture(each.image, _alt(each)), player(each.heard) if each.heard else None, caption)
 
 
 def _alt(each: Example) -> str:

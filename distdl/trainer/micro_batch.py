@@ -3,10 +3,7 @@ longest sounds, tried before the first step: what does not fit is told at the st
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import pairwise
 
-import numpy as np
 import torch
 
 from distdl.comm import messages
@@ -59,27 +56,13 @@ def _fits(run: Run, rows: int) -> bool:
 
 def try_longest(run: Run) -> None:
     """The forward and backward of the longest sounds that this worker may meet. Raises UserError if memory runs out."""
-    loader = run.train_loader
-    if loader.sounds is None:
+    loader, of_sounds = run.train_loader, run.train_loader.sounds
+    if of_sounds is None:
         return
-    n = run.config.train.global_batch
-    by_length = np.argsort(loader.sounds.lengths, kind="stable")[-n:]
-    most = loader.sounds.config.longest_s
-    if most is not None:
-        fitting = np.flatnonzero(loader.sounds.lengths <= most * loader.sounds.config.rate_hz)
-        by_length = fitting[np.argsort(loader.sounds.lengths[fitting], kind="stable")][-n:]
-    rows = sounds.cut(Rows.of(np.resize(by_length, n)), loader.sounds, run.reduction.n_parts)
-    mine = rows.parts(run.reduction.parts[:1], run.reduction.n_parts)
-    begin, end = max(pairwise(mine.cuts[0]), key=lambda cut: _cost(loader.sounds.lengths[mine.sample_id[slice(*cut)]]))
-    whole = replace(mine, cuts=())
-    rows = Rows(whole.sample_id[begin:end], whole.epoch[begin:end], whole.offset[begin:end], whole.valid[begin:end])
+    rows = sounds.longest(of_sounds, run.config.train.global_batch, run.reduction.parts[0], run.reduction.n_parts)
     (host,) = loader.batches([rows])
     with _without_traces(run), explained_out_of_memory(host.tensors, run.device, "data.sound.at_once_s", len(rows)):
         _forward_and_backward(run, host.tensors)
-
-
-def _cost(lengths: np.ndarray) -> int:
-    return int(lengths.max(initial=0)) * len(lengths)
 
 
 def _forward_and_backward(run: Run, tensors: dict[str, torch.Tensor]) -> None:

@@ -71,6 +71,7 @@ def plan_of(config: Config, dataset: AnyDataset, **settings: Any) -> Plan:
     """The order of the run's sounds."""
     assert config.data.sound, "asked only where samples are sounds"
     sounds = rows_of(dataset, config.data.sound, "data.train")
+    assert not isinstance(dataset, Mixture), "rows_of has refused it"
     for name in ("draws", "growth"):
         settings.pop(name)
     return length_order.LengthPlan(dataset.sizes, sounds.lengths, order=config.data.sound.order, **settings)
@@ -88,6 +89,25 @@ def cut(rows: Rows, sounds: SoundRows, n_parts: int) -> Rows:
         of_rows = np.where(of_rows > most * sounds.config.rate_hz, 0, of_rows)
     cuts = _cuts(of_rows, n_parts, sounds.config)
     return replace(rows, size=max(1, int(of_rows.max())), cuts=cuts)
+
+
+def longest(sounds: SoundRows, global_batch: int, part: int, n_parts: int) -> Rows:
+    """The costliest forward of a part of the step that the longest sounds would make. Raises UserError where all sounds
+    are too long."""
+    config = sounds.config
+    most = sys.maxsize if config.longest_s is None else config.longest_s * config.rate_hz
+    fitting = np.flatnonzero(sounds.lengths <= most)
+    if not len(fitting):
+        raise UserError("there is no sound that is as short", where=f"data.sound.longest_s: {config.longest_s}")
+    by_length = fitting[np.argsort(sounds.lengths[fitting], kind="stable")][-global_batch:]
+    mine = cut(Rows.of(np.resize(by_length, global_batch)), sounds, n_parts).part(part, n_parts)
+
+    def cost(forward: tuple[int, int]) -> int:
+        lengths = sounds.lengths[mine.sample_id[slice(*forward)]]
+        return int(lengths.max()) * len(lengths)
+
+    begin, end = max(pairwise(mine.cuts[0]), key=cost)
+    return Rows.of(mine.sample_id[begin:end])
 
 
 def _cuts(lengths: Int64s, n_parts: int, config: SoundConfig) -> tuple[tuple[int, ...], ...]:
@@ -167,7 +187,8 @@ class Feasible:
     def masked(self, host: HostBatch) -> HostBatch:
         """The batch with the others' weight 0, as bad samples. All tensors are on the CPU."""
         label_BU, valid_B = host.tensors["label"], host.tensors["valid"]
-        frames_B = self._model.output_lengths(self._chain.output_lengths(host.tensors["length"], self._rate_hz))
+        output_lengths: Callable[[Tensor], Tensor] = self._model.output_lengths  # type: ignore[assignment]
+        frames_B = output_lengths(self._chain.output_lengths(host.tensors["length"], self._rate_hz))
         needed_B = self._frames_needed(label_BU)
         wrong = ((needed_B > frames_B) & (valid_B > 0)).nonzero().flatten().tolist()
         if not wrong:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distdl.speech.decoding.kneser_ney import train_language_model
-from distdl.speech.decoding.prefix_beam import LN_10, PrefixBeam, decode
+from distdl.speech.decoding.prefix_beam import PrefixBeam, decode
+from distdl.speech.decoding.scores import LN_10
 from distdl.speech.text import Characters, in_units
 
 LETTERS = Characters("ab ")

@@ -10,7 +10,6 @@ model of words scores a word when the next one begins, and the last one, with </
 (`lm_over="units"`) scores each unit as it is added.
 """
 
-import math
 from collections.abc import Hashable, Iterable
 from typing import Any, Literal
 
@@ -21,10 +20,8 @@ from distdl.speech.decoding.forced_alignment import align_batch
 from distdl.speech.decoding.hypotheses import Floats, Hypothesis, checked, text_of, words_of
 from distdl.speech.decoding.look_ahead import LookAhead
 from distdl.speech.decoding.ngram import BEGIN, END, UNKNOWN, LanguageModel
+from distdl.speech.decoding.scores import Scores
 from distdl.speech.text import BLANK, Vocabulary, unit_names
-
-LN_10 = math.log(10)
-_MOST_REMEMBERED = 1 << 20  # scores of the language model
 
 Whole = npt.NDArray[np.int64]
 
@@ -72,7 +69,7 @@ class PrefixBeam:
             raise ValueError(f"beam and n_best are 1 or more (got {beam} and {n_best})")
         self._vocabulary, self._beam, self._n_best = vocabulary, beam, n_best
         self._token_threshold, self._beam_threshold = token_threshold, beam_threshold
-        self._scores = _Scores(lm, alpha, beta, unknown_word) if lm else None
+        self._scores = Scores(lm, alpha, beta, unknown_word) if lm else None
         self._over_units = lm_over == "units"
         words = words if words is not None or not lm else lm.words
         self._look_ahead: LookAhead | None = None
@@ -206,33 +203,6 @@ class PrefixBeam:
         return np.array([prefixes.ended(each) for each in ids.tolist()])
 
 
-class _Scores:
-    """What a language model adds to a prefix, in ln, remembered by state and word."""
-
-    def __init__(self, lm: LanguageModel, alpha: float, beta: float, unknown_word: float) -> None:
-        self._lm, self._weight, self._beta, self._unknown_word = lm, alpha * LN_10, beta, unknown_word
-        self._remembered: dict[tuple[Hashable, str], tuple[float, Hashable]] = {}
-        self.start = lm.start()
-
-    def __call__(self, state: Hashable, word: str) -> tuple[float, Hashable]:
-        found = self._remembered.get((state, word))
-        if found is None:
-            log10, after = self._lm.score(state, word)
-            unknown = 0.0 if word in self._lm else self._unknown_word
-            if len(self._remembered) >= _MOST_REMEMBERED:
-                self._remembered.clear()
-            found = self._remembered[state, word] = self._weight * log10 + self._beta + unknown, after
-        return found
-
-    def alone(self, word: str) -> float:
-        """What a word may bring whatever is before it."""
-        unknown = 0.0 if word in self._lm and word != UNKNOWN else self._unknown_word
-        return self._weight * self._lm.unigram(word) + self._beta + unknown
-
-    def end(self, state: Hashable) -> float:
-        return self._weight * self._lm.end(state)
-
-
 class _Prefixes:
     """All prefixes that were ever in the beam, as a tree. Number 0 is the empty one.
 
@@ -240,7 +210,7 @@ class _Prefixes:
     that word; with one of units, the state after the last unit.
     """
 
-    def __init__(self, vocabulary: Vocabulary, scores: _Scores | None, over_units: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, scores: Scores | None, over_units: bool) -> None:
         self.parents, self.units = [-1], [BLANK]
         self.words, self.states = [""], [scores.start if scores else None]
         self._children: dict[tuple[int, int], int] = {}
@@ -262,7 +232,7 @@ class _Prefixes:
             found.append(number)
         return np.array(found, np.int64)
 
-    def _remember(self, scores: _Scores, parent: int, unit: int) -> None:
+    def _remember(self, scores: Scores, parent: int, unit: int) -> None:
         word, state = self.words[parent], self.states[parent]
         if self._over_units:
             state = scores(state, self._names[unit])[1]

@@ -63,13 +63,13 @@ class LexiconSearch:
         vocabulary: Vocabulary,
         lexicon: Lexicon,
         *,
-        beam: int = 200,
+        beam: int = 100,
         lm: LanguageModel | None = None,
         alpha: float = 0.5,
         beta: float = 1.0,
         n_best: int = 1,
-        token_threshold: float = -8.0,
-        beam_threshold: float = 15.0,
+        token_threshold: float = -5.0,
+        beam_threshold: float = 10.0,
         unknown_word: float = 0.0,
     ) -> None:
         """Raises ValueError for a beam or an n_best below 1, and a lexicon without words."""
@@ -132,8 +132,8 @@ class LexiconSearch:
             best, said = token.best, token.said
             stays_spoken = token.spoken + logs[unit] if unit != BLANK else _NEVER
             stays = _Token(best + logs[BLANK], stays_spoken, said, token.of_spoken)
-            there = moved.get((node, state), _NOTHING)
-            moved[node, state] = _better(there, stays)
+            there = moved.get((node, state))
+            moved[node, state] = stays if there is None else _better(there, stays)
             goes_on = lexicon.children[max(node, ROOT)]
             for each in units:
                 after = goes_on.get(each)
@@ -170,7 +170,7 @@ class LexiconSearch:
         score, said = (token.blank, of_blank) if is_repeat else (token.best, of_best)
         there = moved.get(place, _NOTHING)
         if score + added > there.spoken:
-            moved[place] = there._replace(spoken=score + added, of_spoken=said)
+            moved[place] = _Token(there.blank, score + added, there.of_blank, said)
 
     def _pruned(self, tokens: dict[_Place, _Token]) -> dict[_Place, _Token]:
         ranked = [(token.best + self._expected[place[0]], place) for place, token in tokens.items()]

@@ -137,7 +137,7 @@ class Pieces:
 
 
 class Phonemes:
-    """The phonemes of a pronunciation lexicon: lines `word  P1 P2 ...`; of several for a word the first counts.
+    """The phonemes of a pronunciation lexicon: lines `word  P1 P2 ...`; of several for a word the first is encoded.
 
     As CMUdict has them, "word(2)" is another pronunciation of "word", and lines that begin with ;;; are comments.
     Their text is the phonemes with spaces between: `decode(encode(text))` is the reference for a phoneme error rate.
@@ -146,10 +146,10 @@ class Phonemes:
     def __init__(self, lexicon: str | Path, *, case: Case = "keep", unknown: Unknown = "raise") -> None:
         """Raises OSError, or ValueError that names the line."""
         self._case, self._unknown = case, unknown
-        self._pronounced = {
-            _in_case(word, case): first for word, (first, *_) in reversed(read_lexicon(lexicon).items())
-        }
-        self.units = ["", *sorted({phoneme for phonemes in self._pronounced.values() for phoneme in phonemes})]
+        ways = read_lexicon(lexicon)
+        self._pronounced = {_in_case(word, case): first for word, (first, *_) in reversed(ways.items())}
+        every = {phoneme for of_word in ways.values() for phonemes in of_word for phoneme in phonemes}
+        self.units = ["", *sorted(every)]
         self.begins_word = [number != BLANK for number in range(len(self.units))]
         self.spelling = list(self.units)
         self._class_of = {phoneme: number for number, phoneme in enumerate(self.units)}

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from distdl.speech import edit_distance
 from distdl.speech.edit_distance import align, character_errors, distance, of_many, word_errors
 
-jiwer = pytest.importorskip("jiwer")
-
 sentences = st.lists(st.sampled_from(["a", "b", "c", "ab", "the"]), max_size=12).map(" ".join)
 spoken = sentences.filter(bool)
+
+
+@pytest.fixture(scope="module")
+def jiwer():
+    return pytest.importorskip("jiwer")
 
 
 def by_recursion(one, other):
@@ -45,8 +48,8 @@ def test_an_alignment_holds_both_sides_in_order_and_counts_what_it_shows(referen
     assert found.reference_length == len(reference)
 
 
-@given(spoken, sentences)
-def test_word_counts_are_those_of_jiwer(reference, hypothesis):
+@given(reference=spoken, hypothesis=sentences)
+def test_word_counts_are_those_of_jiwer(jiwer, reference, hypothesis):
     expected = jiwer.process_words(reference, hypothesis)
     found = align(reference.split(), hypothesis.split())
 
@@ -59,13 +62,13 @@ def test_word_counts_are_those_of_jiwer(reference, hypothesis):
     assert word_errors(reference, hypothesis).rate == pytest.approx(expected.wer)
 
 
-@given(spoken, sentences)
-def test_the_character_error_rate_is_that_of_jiwer(reference, hypothesis):
+@given(reference=spoken, hypothesis=sentences)
+def test_the_character_error_rate_is_that_of_jiwer(jiwer, reference, hypothesis):
     assert character_errors(reference, hypothesis).rate == pytest.approx(jiwer.cer(reference, hypothesis))
 
 
-@given(st.lists(st.tuples(spoken, sentences), min_size=1, max_size=4))
-def test_of_many_sentences_errors_and_lengths_are_added(both):
+@given(both=st.lists(st.tuples(spoken, sentences), min_size=1, max_size=4))
+def test_of_many_sentences_errors_and_lengths_are_added(jiwer, both):
     total = of_many([word_errors(*each) for each in both])
 
     assert total.rate == pytest.approx(jiwer.wer(*map(list, zip(*both))))

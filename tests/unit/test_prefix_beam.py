@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distdl.speech.decoding.kneser_ney import train_language_model
-from distdl.speech.decoding.prefix_beam import LN_10, PrefixBeam, decode
+from distdl.speech.decoding.prefix_beam import PrefixBeam, decode
+from distdl.speech.decoding.scores import LN_10
 from distdl.speech.text import Characters, in_units
 
 LETTERS = Characters("ab ")
@@ -145,3 +146,39 @@ def test_what_is_no_log_probability_is_told(logs, what):
 def test_a_beam_of_none_is_told():
     with pytest.raises(ValueError, match="1 or more"):
         PrefixBeam(LETTERS, beam=0)
+
+
+class Pieces:
+    """As sentencepiece has them: "ab" can be spelled in two ways."""
+
+    units = ("", "▁a", "b", "▁", "▁ab")
+    begins_word = (False, True, False, True, True)
+    spelling = ("", "a", "b", "", "ab")
+
+    def __len__(self):
+        return len(self.units)
+
+    def decode(self, ids):
+        return "".join(self.units[each] for each in ids).replace("▁", " ")
+
+
+class Phonemes(Pieces):
+    units = spelling = ("", "a", "b", "ab", "ba")
+    begins_word = (False, True, True, True, True)
+
+    def decode(self, ids):
+        return " ".join(self.units[each] for each in ids)
+
+
+@pytest.mark.parametrize("vocabulary", [Pieces(), Phonemes()])
+@given(seed=st.integers(0, 1000), n_frames=st.integers(0, 4))
+def test_words_of_pieces_and_phonemes_as_words_are_scored_as_words_of_letters_are(vocabulary, seed, n_frames):
+    logs = random_logs(seed, n_frames, 5)
+
+    found = PrefixBeam(vocabulary, lm=WORDS, alpha=0.7, beta=1.3, **EXACT)(logs)
+
+    expected = {}
+    for units, acoustic in by_trying_all(logs).items():
+        words = vocabulary.decode(units).split()
+        expected[units] = acoustic + 0.7 * LN_10 * WORDS.sentence(words) + 1.3 * len(words)
+    assert {tuple(each.units): each.score for each in found} == pytest.approx(expected)

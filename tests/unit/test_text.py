@@ -116,7 +116,7 @@ def test_too_few_texts_for_so_many_pieces_raise_and_leave_no_file(tmp_path):
 def test_a_word_has_its_first_pronunciation(lexicon):
     phonemes = Phonemes(lexicon, case="upper")
 
-    assert phonemes.units == ["", "AE", "AH", "DH", "K", "T"]
+    assert phonemes.units == ["", "AE", "AH", "AX", "DH", "IY", "K", "T"]
     assert phonemes.decode(phonemes.encode("the cat")) == "DH AH K AE T"
 
 

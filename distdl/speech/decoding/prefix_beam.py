@@ -10,7 +10,6 @@ model of words scores a word when the next one begins, and the last one, with </
 (`lm_over="units"`) scores each unit as it is added.
 """
 
-import math
 from collections.abc import Hashable, Iterable
 from typing import Any, Literal
 
@@ -21,10 +20,8 @@ from distdl.speech.decoding.forced_alignment import align_batch
 from distdl.speech.decoding.hypotheses import Floats, Hypothesis, checked, text_of, words_of
 from distdl.speech.decoding.look_ahead import LookAhead
 from distdl.speech.decoding.ngram import BEGIN, END, UNKNOWN, LanguageModel
+from distdl.speech.decoding.scores import Scores
 from distdl.speech.text import BLANK, Vocabulary, unit_names
-
-LN_10 = math.log(10)
-_MOST_REMEMBERED = 1 << 20  # scores of the language model
 
 Whole = npt.NDArray[np.int64]
 
@@ -72,7 +69,7 @@ class PrefixBeam:
             raise ValueError(f"beam and n_best are 1 or more (got {beam} and {n_best})")
         self._vocabulary, self._beam, self._n_best = vocabulary, beam, n_best
         self._token_threshold, self._beam_threshold = token_threshold, beam_threshold
-        self._scores = _Scores(lm, alpha, beta, unknown_word) if lm else None
+        self._scores = Scores(lm, alpha, beta, unknown_word) if lm else None
         self._over_units = lm_over == "units"
         words = words if words is not None or not lm else lm.words
         self._look_ahead: LookAhead | None = None
@@ -145,9 +142,11 @@ class PrefixBeam:
             stays_spoken[rows] = np.logaddexp(stays_spoken[rows], grown[above, columns[rows]])
             grown[above, columns[rows]] = -np.inf
             column_of[units] = -1
-            shared_grown = np.broadcast_to(shared[:, None], grown.shape) + self._gain(prefixes, ids, units)
+            gain = self._gain(prefixes, ids, units)
             stays = np.logaddexp(stays_blank, stays_spoken)
-            ranked, ranked_grown = stays + shared, grown + shared_grown
+            ranked, ranked_grown = stays + shared, grown + shared[:, None]
+            if gain is not None:
+                ranked_grown += gain
             if look_ahead:
                 grown_places = look_ahead.grow(places, units)
                 ranked += look_ahead.values[places]
@@ -164,7 +163,8 @@ class PrefixBeam:
             blank = np.concatenate([stays_blank[old], np.full(len(new), -np.inf)])
             spoken = np.concatenate([stays_spoken[old], grown.ravel()[new]])
             either = np.concatenate([stays[old], grown.ravel()[new]])
-            shared = np.concatenate([shared[old], shared_grown.ravel()[new]])
+            gained = 0.0 if gain is None else gain[rows, columns]
+            shared = np.concatenate([shared[old], shared[rows] + gained])
             if look_ahead:
                 places = np.concatenate([places[old], grown_places.ravel()[new]])
             if len(prefixes.units) > len(row_of):
@@ -188,16 +188,16 @@ class PrefixBeam:
             kept = kept[np.argpartition(scores[kept], -self._beam)[-self._beam :]]
         return kept
 
-    def _gain(self, prefixes: "_Prefixes", ids: Whole, units: Whole) -> Any:
-        """What the language model adds where a prefix grows by a unit, (prefixes, units); or 0 for all."""
+    def _gain(self, prefixes: "_Prefixes", ids: Whole, units: Whole) -> Floats | None:
+        """What the language model adds where a prefix grows by a unit, (prefixes, units); None for nothing."""
         if not self._scores:
-            return 0.0
+            return None
         if self._over_units:
             states, names = [prefixes.states[each] for each in ids], [self._names[unit] for unit in units]
             return np.array([[self._scores(state, name)[0] for name in names] for state in states])
         begins = self._begins_word[units]
         if not begins.any():
-            return 0.0
+            return None
         return np.array([prefixes.closed(each)[0] for each in ids.tolist()])[:, None] * begins
 
     def _at_end(self, prefixes: "_Prefixes", ids: Whole) -> Any:
@@ -206,46 +206,16 @@ class PrefixBeam:
         return np.array([prefixes.ended(each) for each in ids.tolist()])
 
 
-class _Scores:
-    """What a language model adds to a prefix, in ln, remembered by state and word."""
-
-    def __init__(self, lm: LanguageModel, alpha: float, beta: float, unknown_word: float) -> None:
-        self._lm, self._weight, self._beta, self._unknown_word = lm, alpha * LN_10, beta, unknown_word
-        self._remembered: dict[tuple[Hashable, str], tuple[float, Hashable]] = {}
-        self.start = lm.start()
-
-    def __call__(self, state: Hashable, word: str) -> tuple[float, Hashable]:
-        found = self._remembered.get((state, word))
-        if found is None:
-            log10, after = self._lm.score(state, word)
-            unknown = 0.0 if word in self._lm else self._unknown_word
-            if len(self._remembered) >= _MOST_REMEMBERED:
-                self._remembered.clear()
-            found = self._remembered[state, word] = self._weight * log10 + self._beta + unknown, after
-        return found
-
-    def alone(self, word: str) -> float:
-        """What a word may bring whatever is before it."""
-        unknown = 0.0 if word in self._lm and word != UNKNOWN else self._unknown_word
-        return self._weight * self._lm.unigram(word) + self._beta + unknown
-
-    def end(self, state: Hashable) -> float:
-        return self._weight * self._lm.end(state)
-
-
 class _Prefixes:
-    """All prefixes that were ever in the beam, as a tree. Number 0 is the empty one.
+    """All prefixes that were ever in the beam, as a tree. Number 0 is the empty one."""
 
-    With a language model of words, `words` is how much of the last word each has spelled, and `states` the state before
-    that word; with one of units, the state after the last unit.
-    """
-
-    def __init__(self, vocabulary: Vocabulary, scores: _Scores | None, over_units: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, scores: Scores | None, over_units: bool) -> None:
         self.parents, self.units = [-1], [BLANK]
-        self.words, self.states = [""], [scores.start if scores else None]
+        self.states: list[Hashable] = [scores.start if scores else None]  # after each prefix, of a model of units
         self._children: dict[tuple[int, int], int] = {}
         self._closed: dict[int, tuple[float, Hashable]] = {}
-        self._vocabulary, self._scores, self._over_units = vocabulary, scores, over_units
+        self._vocabulary, self._scores = vocabulary, scores
+        self._of_units = scores if over_units else None
         self._names = unit_names(vocabulary)
 
     def grow(self, ids: Whole, units: Whole) -> Whole:
@@ -255,38 +225,39 @@ class _Prefixes:
             number = self._children.get(pair)
             if number is None:
                 number = self._children[pair] = len(self.units)
-                self.parents.append(pair[0])
-                self.units.append(pair[1])
-                if self._scores:
-                    self._remember(self._scores, *pair)
+                parent, unit = pair
+                self.parents.append(parent)
+                self.units.append(unit)
+                if self._of_units:
+                    self.states.append(self._of_units(self.states[parent], self._names[unit])[1])
             found.append(number)
         return np.array(found, np.int64)
 
-    def _remember(self, scores: _Scores, parent: int, unit: int) -> None:
-        word, state = self.words[parent], self.states[parent]
-        if self._over_units:
-            state = scores(state, self._names[unit])[1]
-        elif self._vocabulary.begins_word[unit]:
-            word, state = self._vocabulary.spelling[unit], self.closed(parent)[1]
-        else:
-            word += self._vocabulary.spelling[unit]
-        self.words.append(word)
-        self.states.append(state)
-
     def closed(self, number: int) -> tuple[float, Hashable]:
-        """What the language model adds where the prefix's last word ends, and its state after it."""
+        """What a language model of words adds where the prefix's last word ends, and its state after it."""
         found = self._closed.get(number)
         if found is None:
-            word, state = self.words[number], self.states[number]
+            word, before = self._last_word(number)
+            state = self.states[0] if before < 0 else self.closed(before)[1]
             found = self._scores(state, word) if self._scores and word else (0.0, state)
             self._closed[number] = found
         return found
+
+    def _last_word(self, number: int) -> tuple[str, int]:
+        """And the prefix before it, -1 where nothing is."""
+        letters = ""
+        while number:
+            unit, number = self.units[number], self.parents[number]
+            letters = self._vocabulary.spelling[unit] + letters
+            if self._vocabulary.begins_word[unit]:
+                return letters, number
+        return letters, -1
 
     def ended(self, number: int) -> float:
         """What it adds where the text ends here."""
         if not self._scores:
             return 0.0
-        gain, state = self.closed(number)
+        gain, state = (0.0, self.states[number]) if self._of_units else self.closed(number)
         return gain + self._scores.end(state)
 
     def spelled(self, number: int) -> list[int]:

@@ -51,7 +51,7 @@ def lengths(dataset: Stored) -> SoundLengths:
 
 
 def listed(dataset: Stored) -> SoundLengths | None:
-    """What dataset.json or the manifest says; None unless that is known of all samples. Raises UserError as `lengths`."""
+    """As dataset.json or the manifest says; None unless it is known of all samples. Raises UserError as `lengths`."""
     if isinstance(dataset, ManifestDataset):
         is_whole = bool((dataset.n_listed * dataset.rates_listed_hz > 0).all())
         return SoundLengths(dataset.n_listed, dataset.rates_listed_hz) if is_whole else None

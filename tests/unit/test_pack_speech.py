@@ -413,3 +413,52 @@ def test_opus_is_copied_with_its_length(tmp_path):
 
     sample = samples_of(dst / "train")["a"]
     assert audio_length(sample.components["opus"]).seconds == pytest.approx(1.0, abs=0.01)
+
+
+# --- real recordings ---
+
+
+@pytest.mark.needs("data")
+def test_real_digits_by_their_official_split(real_data, tmp_path):
+    pack("fsdd", real_data / "fsdd", tmp_path / "out", say=lambda line: None)
+
+    train, test = samples_of(tmp_path / "out" / "train"), samples_of(tmp_path / "out" / "test")
+    assert (len(train), len(test)) == (2700, 300) and {key.split("_")[1] for key in test} == {
+        "george",
+        "jackson",
+        "lucas",
+        "nicolas",
+        "theo",
+        "yweweler",
+    }
+    report = verify(tmp_path / "out" / "test")
+    assert report.ok and report.n_samples == 300
+    with Dataset.open(tmp_path / "out" / "train") as dataset:
+        seconds = lengths(dataset).seconds
+        in_json = [about(train[dataset.key(*dataset.locate(i))])["duration_s"] for i in range(0, 2700, 100)]
+    assert seconds[::100] == pytest.approx(in_json) and 0.14 < seconds.min() < seconds.max() < 2.3
+    assert sum(seconds) / 60 == pytest.approx(19.7, abs=0.2)
+
+
+@pytest.mark.needs("data")
+def test_real_sentences_of_8_khz_become_16_khz(real_data, tmp_path):
+    source = real_data / "asterisk-en"
+    voice = source / "en_US_f_Allison"
+    lines = (line.partition(": ") for line in (source / "core-sounds-en.txt").read_text().splitlines())
+    rows = [f"{voice}/{name}.wav\t{words}" for name, _, words in lines if words[:1].isalpha()][:40]
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "sounds").symlink_to(voice)
+    table = "\n".join(["file\ttext", *(row.replace(str(voice), "sounds") for row in rows)])
+    (tmp_path / "src" / "transcripts.tsv").write_text(table + "\n")
+    rules = SpeechRules(rate_hz=16000, text=TextRules(case="lower", strip_punctuation=True))
+
+    pack("speech", tmp_path / "src", tmp_path / "out", say=lambda line: None, rules=rules)
+
+    train = samples_of(tmp_path / "out" / "train")
+    assert len(train) == len(rows) == 40
+    assert text(train["sounds/agent-loginok"]) == "agent logged in"
+    samples, rate_hz = decode_audio(train["sounds/agent-loginok"].components["flac"])
+    original, _ = decode_audio((voice / "agent-loginok.wav").read_bytes())
+    assert rate_hz == 16000 and len(samples) == 2 * len(original)
+    spectrum = np.abs(np.fft.rfft(samples[:, 0].astype(float))) ** 2
+    assert spectrum[len(spectrum) // 2 :].sum() < 0.001 * spectrum.sum()  # nothing was added above 4 kHz

@@ -1,5 +1,7 @@
 """The lengths of sounds by sample id: from dataset.json, from headers of shards packed by others, and kept."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,10 @@ from sounds import tone, write_sound
 
 from distdl.data.corpus import sound_column
 from distdl.data.corpus.dataset import Dataset
+from distdl.data.corpus.manifest import ManifestDataset
 from distdl.data.corpus.shards import index_folder, write_shards
+from distdl.data.mixture import Mixture
+from distdl.data.own import OwnDataset
 from distdl.data.sound_lengths import lengths
 from distdl.errors import UserError
 
@@ -56,6 +61,19 @@ def test_dataset_json_and_the_headers_say_the_same(shards, monkeypatch):
         assert each.seconds[[0, 2, 8]].tolist() == [0.1, 0, 0.35]
     monkeypatch.setattr(Dataset, "read", lambda *_, **__: pytest.fail("the headers were read again"))
     assert found(shards).n_samples.tolist() == EXPECTED
+
+
+def test_a_mixture_has_the_lengths_of_its_sources_in_turn(shards, tmp_path):
+    manifest = tmp_path / "a.jsonl"
+    manifest.write_text('{"audio_filepath": "0.flac", "text": "x"}\n')
+
+    with closing(Mixture({"b": Dataset.open(shards), "a": ManifestDataset.open(manifest)})) as mixture:
+        found = lengths(mixture)
+
+    assert (found.n_samples.tolist(), found.rate_hz.tolist()) == ([800, *EXPECTED], [8000, *RATES_HZ])
+    own = OwnDataset([b""], "own", "identity")
+    with pytest.raises(UserError, match=r"mixture\.own(.|\n)*not known before they are read"):
+        lengths(Mixture({"own": own}))
 
 
 def test_a_damaged_list_that_was_kept_is_made_anew(shards, tmp_path):

@@ -21,6 +21,9 @@ from distdl.data.corpus import sound_column
 from distdl.data.corpus.dataset import CorruptSample, Dataset
 from distdl.data.corpus.folder import FolderDataset
 from distdl.data.corpus.manifest import ManifestDataset
+from distdl.data.mixture import Mixture, Source
+from distdl.data.own import OwnDataset
+from distdl.data.samples import Stored
 from distdl.errors import UserError
 from distdl.run.folder import write_atomic
 from distdl.run.places import user_cache
@@ -28,7 +31,6 @@ from distdl.run.places import user_cache
 _READERS = 8  # threads: what is waited for is the disk, or the network
 
 Int64s = npt.NDArray[np.int64]
-Stored = Dataset | FolderDataset | ManifestDataset
 
 
 class SoundLengths(NamedTuple):
@@ -42,16 +44,30 @@ class SoundLengths(NamedTuple):
         return self.n_samples / np.maximum(self.rate_hz, 1)
 
 
-def lengths(dataset: Stored) -> SoundLengths:
-    """Raises UserError where the dataset has no sounds, and for lengths in dataset.json that are not of its shards."""
+def lengths(dataset: Stored | Mixture) -> SoundLengths:
+    """Raises UserError where the dataset has no sounds, for lengths in dataset.json that are not of its shards, and for
+    a dataset of one's own in a mixture, which would have to be read."""
+    if isinstance(dataset, Mixture):
+        parts = [lengths(_with_lengths(name, source)) for name, source in dataset.sources.items()]
+        return SoundLengths(*map(np.concatenate, zip(*parts)))
     found = listed(dataset) or _of_headers(dataset)
     if not found.n_samples.any():
         raise UserError("there is no sound in it", where=dataset.path)
     return found
 
 
+def _with_lengths(name: str, source: Source) -> Stored:
+    if isinstance(source, OwnDataset):
+        raise UserError(
+            "the lengths of its sounds are not known before they are read",
+            where=f"data.train.mixture.{name}",
+            fix="Mix shards and manifests.",
+        )
+    return source
+
+
 def listed(dataset: Stored) -> SoundLengths | None:
-    """What dataset.json or the manifest says; None unless it is known of all samples. Raises UserError as `lengths`."""
+    """As dataset.json or the manifest says; None unless it is known of all samples. Raises UserError as `lengths`."""
     if isinstance(dataset, ManifestDataset):
         is_whole = bool((dataset.n_listed * dataset.rates_listed_hz > 0).all())
         return SoundLengths(dataset.n_listed, dataset.rates_listed_hz) if is_whole else None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distdl.data.audio import Length, audio_length, decode_audio, is_audio
+from distdl.data.audio import Length, audio_length, decode_audio, file_length, is_audio, part_of, read_part
 from distdl.errors import UserError
 
 soundfile = pytest.importorskip("soundfile")
@@ -171,3 +171,50 @@ def test_without_soundfile_the_missing_package_is_named_but_plain_wav_is_read(mo
 
 def test_a_sound_is_known_by_the_last_part_of_its_extension():
     assert is_audio("flac") and is_audio("left.wav") and not is_audio("wav.txt") and not is_audio("jpg")
+
+
+# --- parts of files ---
+
+
+@pytest.mark.parametrize("kind, subtype", [("FLAC", "PCM_16"), ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("OGG", "VORBIS")])
+def test_a_part_of_a_file_is_what_the_whole_has_there(tmp_path, kind, subtype):
+    path = tmp_path / "sound"
+    path.write_bytes(encoded(tone(channels=2), kind, subtype))
+    whole, _ = decode_audio(path.read_bytes())
+
+    part, rate_hz = read_part(path, 0.25, 0.5)
+    rest, _ = read_part(path, 0.75, None)
+
+    assert rate_hz == RATE and (part == whole[4000:12000]).all() and (rest == whole[12000:]).all()
+    assert file_length(path) == audio_length(path.read_bytes()) == Length(RATE, 2, RATE)
+
+
+@given(st.integers(0, 20), st.integers(1, 30), st.integers(1, 20))
+def test_a_part_has_its_samples_or_is_refused(begin, count, n_samples):
+    """Here a sample takes a second, so that nothing is rounded and nothing reaches 10 ms beyond the end."""
+    if begin + count <= n_samples:
+        assert part_of(begin, count, n_samples, 1) == (begin, begin + count)
+        return
+    with pytest.raises(ValueError, match="is not in the file"):
+        part_of(begin, count, n_samples, 1)
+
+
+def test_a_part_may_end_a_little_after_its_file(tmp_path):
+    path = tmp_path / "sound.flac"
+    path.write_bytes(encoded(tone()))
+
+    assert len(read_part(path, 0.5, 0.51)[0]) == RATE // 2
+    with pytest.raises(ValueError, match=r"0\.5 to 1\.02 s is not in the file, which has 1 s"):
+        read_part(path, 0.5, 0.52)
+    with pytest.raises(ValueError, match="is not in the file"):
+        read_part(path, -0.1, 0.5)
+
+
+def test_a_file_that_is_no_sound_or_not_there_has_no_part(tmp_path):
+    (tmp_path / "text").write_text("this is no sound")
+
+    for read in (lambda name: read_part(tmp_path / name, 0, 1), lambda name: file_length(tmp_path / name)):
+        with pytest.raises(ValueError, match="not a sound that can be decoded"):
+            read("text")
+        with pytest.raises(ValueError, match="there is no such file"):
+            read("gone")

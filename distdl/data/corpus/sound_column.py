@@ -44,7 +44,7 @@ def arrays_of(text: str, n_rows: int, where: str) -> tuple[Int64s, Int64s]:
         raise UserError("its lengths of sounds are no numbers", where=where) from None
     if len(n_samples) != n_rows or (n_samples < 0).any() or ((n_samples > 0) & (rates <= 0)).any():
         raise UserError(f"its lengths are not those of {n_rows} sounds", where=where)
-    return n_samples, rates
+    return n_samples, np.where(n_samples > 0, rates, 0)
 
 
 def of_tar(tar: Path, shard_index: ShardIndex) -> str:

@@ -73,20 +73,22 @@ def _utterances(folder: Path, src: Path, table: Table | None, split: str, notes:
                 utterances.append(Utterance(key=key, path=path, text=_beside(path)))
             elif row := table.get(path):
                 seen.add(path)
-                about = {name: value for name, value in row.items() if name not in (*_NEEDED, "speaker")}
-                speaker = row.get("speaker") or None
-                utterances.append(Utterance(key=key, path=path, text=row["text"], speaker=speaker, about=about))
+                utterances.append(_of_row(key, path, row))
             else:
                 unnamed += 1
-    missing = [path for path in table or () if path not in seen and path.is_relative_to(folder)]
-    # What a table names and is not there is a sample that can't be read: left out by name when it is its turn.
-    for path in missing:
-        key = path.relative_to(folder).with_suffix("").as_posix()
-        utterances.append(Utterance(key=key, path=path, text=(table or {})[path]["text"]))
+    # What a table names and the walk has not met may lie behind a link; or is not there, and is left out by name.
+    for path, row in (table or {}).items():
+        if path not in seen and path.is_relative_to(folder):
+            utterances.append(_of_row(path.relative_to(folder).with_suffix("").as_posix(), path, row))
     notes += others.note(split or "source")
     if unnamed:
         notes.append(f"{split or 'source'}: left out {unnamed:,} sounds that no row of the table names")
     return utterances
+
+
+def _of_row(key: str, path: Path, row: Mapping[str, str]) -> Utterance:
+    about = {name: value for name, value in row.items() if name not in (*_NEEDED, "speaker")}
+    return Utterance(key=key, path=path, text=row["text"], speaker=row.get("speaker") or None, about=about)
 
 
 def _beside(path: Path) -> str | None:

@@ -5,6 +5,8 @@ the lengths of the whole step, which all ranks know from the sample plan, so tha
 parts are those of distdl.data.order.Rows.parts: one for each rank, or the leaves of a fixed reduction tree.
 """
 
+import itertools
+
 import numpy as np
 
 from distdl.data.order import Int64s
@@ -19,7 +21,7 @@ def micro_batches(lengths_of_step: Int64s, n_parts: int, at_once: int) -> Int64s
     """
     n_rows = len(lengths_of_step)
     edges = [part * n_rows // n_parts for part in range(n_parts + 1)]
-    parts = [[int(n) for n in lengths_of_step[begin:end]] for begin, end in zip(edges, edges[1:])]
+    parts = [[int(n) for n in lengths_of_step[begin:end]] for begin, end in itertools.pairwise(edges)]
     n_forwards = max(1, *(len(_cut(part, at_once)) for part in parts))
     borders = np.empty((n_parts, n_forwards + 1), np.int64)
     for number, (part, begin) in enumerate(zip(parts, edges)):

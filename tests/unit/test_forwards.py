@@ -1,6 +1,6 @@
 """Forwards that fit: as many on every part, within the cost, and as even as can be."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 from hypothesis import given
@@ -13,7 +13,7 @@ steps = st.lists(st.integers(1, 50), min_size=1, max_size=24).map(np.array)
 
 def costs(lengths, borders):
     """Of one part's forwards: rows times the longest."""
-    return [(end - begin) * lengths[begin:end].max(initial=0) for begin, end in zip(borders, borders[1:])]
+    return [(end - begin) * lengths[begin:end].max(initial=0) for begin, end in pairwise(borders)]
 
 
 @given(steps, st.integers(1, 8), st.integers(1, 600))

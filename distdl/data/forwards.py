@@ -9,7 +9,18 @@ import itertools
 
 import numpy as np
 
-from distdl.data.order import Int64s
+from distdl.data.order import Int64s, Rows
+
+
+def sorted_in_parts(rows: Rows, lengths_of_step: Int64s, n_parts: int) -> Rows:
+    """The step with the rows of each part by length, shortest first, rows that are not valid last in their part.
+
+    Every part has the rows that it had. Its forwards have less padding then, where lengths in a step differ much.
+    """
+    part = np.repeat(np.arange(n_parts), np.diff(np.arange(n_parts + 1) * len(rows) // n_parts))
+    order = np.lexsort((lengths_of_step, ~rows.valid, part))
+    of_rows = rows.sample_id[order], rows.epoch[order], rows.offset[order], rows.valid[order]
+    return Rows(*of_rows, rows.resolution, rows.size)
 
 
 def micro_batches(lengths_of_step: Int64s, n_parts: int, at_once: int) -> Int64s:

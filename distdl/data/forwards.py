@@ -5,11 +5,22 @@ the lengths of the whole step, which all ranks know from the sample plan, so tha
 parts are those of distdl.data.order.Rows.parts: one for each rank, or the leaves of a fixed reduction tree.
 """
 
-from itertools import pairwise
+import itertools
 
 import numpy as np
 
-from distdl.data.order import Int64s
+from distdl.data.order import Int64s, Rows
+
+
+def sorted_in_parts(rows: Rows, lengths_of_step: Int64s, n_parts: int) -> Rows:
+    """The step with the rows of each part by length, shortest first, rows that are not valid last in their part.
+
+    Every part has the rows that it had. Its forwards have less padding then, where lengths in a step differ much.
+    """
+    part = np.repeat(np.arange(n_parts), np.diff(np.arange(n_parts + 1) * len(rows) // n_parts))
+    order = np.lexsort((lengths_of_step, ~rows.valid, part))
+    of_rows = rows.sample_id[order], rows.epoch[order], rows.offset[order], rows.valid[order]
+    return Rows(*of_rows, rows.resolution, rows.size)
 
 
 def micro_batches(lengths_of_step: Int64s, n_parts: int, at_once: int) -> Int64s:
@@ -21,7 +32,7 @@ def micro_batches(lengths_of_step: Int64s, n_parts: int, at_once: int) -> Int64s
     """
     n_rows = len(lengths_of_step)
     edges = [part * n_rows // n_parts for part in range(n_parts + 1)]
-    parts = [[int(n) for n in lengths_of_step[begin:end]] for begin, end in pairwise(edges)]
+    parts = [[int(n) for n in lengths_of_step[begin:end]] for begin, end in itertools.pairwise(edges)]
     n_forwards = max(1, *(len(_cut(part, at_once)) for part in parts))
     borders = np.empty((n_parts, n_forwards + 1), np.int64)
     for number, (part, begin) in enumerate(zip(parts, edges)):

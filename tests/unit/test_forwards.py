@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distdl.data.forwards import micro_batches
+from distdl.data.forwards import micro_batches, sorted_in_parts
+from distdl.data.order import Rows
 
 steps = st.lists(st.integers(1, 50), min_size=1, max_size=24).map(np.array)
 
@@ -60,3 +61,26 @@ def test_a_row_over_the_limit_is_alone():
 
 def test_more_parts_than_rows_leave_parts_without_any():
     assert micro_batches(np.array([7, 7]), 4, at_once=20).tolist() == [[0, 0], [0, 1], [1, 1], [1, 2]]
+
+
+@given(steps, st.integers(1, 8))
+def test_sorted_parts_have_their_rows_by_length(lengths, n_parts):
+    rows = Rows.of(np.arange(len(lengths)))
+
+    by_length = sorted_in_parts(rows, lengths, n_parts)
+
+    for number in range(n_parts):
+        before, after = (each.part(number, n_parts).sample_id for each in (rows, by_length))
+        assert sorted(after) == sorted(before)
+        assert (np.diff(lengths[after]) >= 0).all()
+
+
+def test_rows_that_are_not_valid_stay_at_the_end_of_their_part():
+    at = np.arange(4)
+    rows = Rows(at, at, at, valid=np.array([False, True, True, False]), size=9)
+
+    by_length = sorted_in_parts(rows, np.array([1, 9, 8, 2]), n_parts=1)
+
+    assert by_length.sample_id.tolist() == [2, 1, 0, 3]
+    assert by_length.valid.tolist() == [True, True, False, False]
+    assert by_length.size == 9

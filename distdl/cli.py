@@ -340,8 +340,7 @@ def parser() -> argparse.ArgumentParser:
 
     speech.add_lm(_add(commands, "lm", speech.lm, "learn a language model of words from text"))
     speech.add_pieces(_add(commands, "pieces", speech.pieces, "learn pieces of words from text"))
-    cmvn = _later("trainer.corpus_statistics", "command")
-    speech.add_cmvn(_add(commands, "cmvn", cmvn, "mean and deviation of a corpus's features"))
+    speech.add_cmvn(_add(commands, "cmvn", _later("trainer.corpus_statistics", "command"), "a corpus's mean features"))
 
     command = _add(commands, "average", average, "the mean of a run's last checkpoints, as one file of weights")
     command.add_argument("run", metavar="RUN", help="run folder or name")

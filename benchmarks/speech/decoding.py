@@ -52,7 +52,8 @@ def sentences(folder: Path) -> list[str]:
     prose = " ".join(path.read_text() for path in sorted(folder.glob("*.md")))
     prose = re.sub(r"```.*?```|`[^`]*`|\|[^\n]*", " ", prose, flags=re.DOTALL)
     found = sorted({LETTERS.normal(each) for each in re.split(r"[.:;!?\n]\s", prose)})
-    return random.Random(0).sample(chosen := [each for each in found if 5 <= len(each.split()) <= 25], len(chosen))
+    chosen = [each for each in found if 5 <= len(each.split()) <= 25 and max(map(len, each.split())) <= 20]
+    return random.Random(0).sample(chosen, len(chosen))
 
 
 def made_up_output(text: str, draw: np.random.Generator, noise: float) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distdl.speech.decoding.look_ahead import BETWEEN, LookAhead
+from distdl.speech.decoding.look_ahead import BETWEEN, LONG, LookAhead
 from distdl.speech.text import Characters
 
 LETTERS = Characters("aeht ")
@@ -31,10 +31,11 @@ def test_a_beginning_is_worth_the_best_word_that_begins_so(look_ahead, text, exp
 
 
 def test_letters_beyond_a_words_usual_length_stand_for_more_unknown_words(look_ahead):
-    usual = sum(map(len, VALUES)) / len(VALUES)
+    long = LONG * sum(map(len, VALUES)) / len(VALUES)
 
-    assert value(look_ahead, "thee") == pytest.approx(-10 * 4 / usual)
-    assert value(look_ahead, "theetheethe") == pytest.approx(-10 * 11 / usual)
+    assert value(look_ahead, "thee") == -10
+    assert value(look_ahead, "theethee") == pytest.approx(-10 * 8 / long)
+    assert value(look_ahead, "theetheethe") == pytest.approx(-10 * 11 / long)
     assert value(look_ahead, "theethee the") == -1
 
 

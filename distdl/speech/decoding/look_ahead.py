@@ -2,8 +2,8 @@
 
 A prefix of the beam that has spelled "th" will be charged for its word when the word ends. Until then it is ranked by
 the best that it may become: the most probable, as a unigram, of the known words that begin with "th". Letters with
-which no known word begins are an unknown word already, and many of them as many as would be of the usual length: else
-a text without spaces would outlive those that pay for each word. The estimate is taken back when the word is scored, so
+which no known word begins are an unknown word already, and very many of them are several: else a text without spaces would
+outlive those that pay for each word. The estimate is taken back when the word is scored, so
 that it changes what survives in the beam and no score.
 """
 
@@ -17,6 +17,9 @@ from distdl.speech.text import Vocabulary
 
 BETWEEN = 0  # the place before the first letter of a word; 1 to MOST_OUTSIDE: after so many letters of an unknown one
 MOST_OUTSIDE = 63
+LONG = (
+    1.5  # an unknown word of so many times the usual length is taken for more than one; 1 and 2 have more words wrong
+)
 _NOT_YET = -1
 
 Whole = npt.NDArray[np.int64]
@@ -37,10 +40,10 @@ class LookAhead:
                 beginning = word[:length]
                 if value > self._best.get(beginning, -np.inf):
                     self._best[beginning] = value
-        usual_length = sum(map(len, words)) / max(len(words), 1)
+        longest = max(1.0, LONG * sum(map(len, words)) / max(len(words), 1))
         self._letters = ["." * length for length in range(MOST_OUTSIDE + 1)]
         self._place_of = {"": BETWEEN}
-        self.values: Floats = unknown * np.maximum(1, np.arange(MOST_OUTSIDE + 1) / max(usual_length, 1))
+        self.values: Floats = unknown * np.maximum(1, np.arange(MOST_OUTSIDE + 1) / longest)
         self.values[BETWEEN] = 0
         # A row of what follows a place, before it is looked up: where a new word begins, the old one doesn't matter.
         self._fresh = np.full(len(vocabulary), _NOT_YET, np.int32)

@@ -2,9 +2,9 @@
 
 A prefix of the beam that has spelled "th" will be charged for its word when the word ends. Until then it is ranked by
 the best that it may become: the most probable, as a unigram, of the known words that begin with "th". Letters with
-which no known word begins are an unknown word already, and very many of them are several: else a text without spaces would
-outlive those that pay for each word. The estimate is taken back when the word is scored, so
-that it changes what survives in the beam and no score.
+which no known word begins are an unknown word already, and very many of them are several: else a text without spaces
+would outlive those that pay for each word. The estimate is taken back when the word is scored, so that it changes what
+survives in the beam and no score.
 """
 
 from collections.abc import Callable, Collection

@@ -299,13 +299,37 @@ def test_speakers_are_held_out_whole_and_need_to_be_known(tmp_path):
 
 def test_folders_called_as_splits_are_splits(folder):
     (folder / "a").rename(folder / "train")
-    (folder / "b").rename(folder / "test")
+    (folder / "b").rename(folder / "dev")
+    write_sound(folder / "more" / "four.wav")
+
+    dst, said = packed("speech", folder)
+
+    assert set(samples_of(dst / "train")) == {"one", "two"} and set(samples_of(dst / "dev")) == {"three_v1"}
+    assert "left out what is beside train, dev: more" in said
+    with pytest.raises(UserError, match="its own splits: train, dev"):
+        packed("speech", folder.rename(folder.with_name("again")), holdout=0.5)
+
+
+def test_splits_may_share_a_table(folder):
+    (folder / "a").rename(folder / "train")
+    (folder / "b").rename(folder / "dev")
+    rows = ["train/one.flac,yes", "dev/three.v1.ogg,no", "more/four.wav,maybe"]
+    (folder / "transcripts.csv").write_text("\n".join(["file,text", *rows]))
+
+    dst, said = packed("speech", folder)
+
+    assert [text(each) for split in ("train", "dev") for each in samples_of(dst / split).values()] == ["yes", "no"]
+    assert "train: left out 1 sounds that no row of the table names" in said
+    assert "left out 1 rows of the table whose sounds lie in none of train, dev" in said
+
+
+def test_a_table_may_name_sounds_elsewhere(folder, tmp_path):
+    elsewhere = write_sound(tmp_path / "elsewhere" / "x.wav")
+    (folder / "transcripts.csv").write_text(f"file,text\n{elsewhere},far away\n")
 
     dst, _ = packed("speech", folder)
 
-    assert set(samples_of(dst / "train")) == {"one", "two"} and set(samples_of(dst / "test")) == {"three_v1"}
-    with pytest.raises(UserError, match="its own splits: train, test"):
-        packed("speech", folder.rename(folder.with_name("again")), holdout=0.5)
+    assert [text(each) for each in samples_of(dst / "train").values()] == ["far away"]
 
 
 def test_a_folder_without_sounds_says_what_is_expected(tmp_path):

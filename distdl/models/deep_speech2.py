@@ -23,8 +23,8 @@ class _Convolution(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], stride: tuple[int, int]) -> None:
         super().__init__()
-        padding = (kernel[0] // 2, kernel[1] // 2)
-        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+        self.edge = kernel[1] // 2
+        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, (kernel[0] // 2, self.edge), bias=False)
         self.norm = FrameNorm(outputs)
 
     def forward(self, maps_BTCF: Tensor, own: OwnFrames) -> Tensor:
@@ -143,14 +143,18 @@ class DeepSpeech2(nn.Module):
         state = state or State()
         maps_BCTF = features_BTF[:, None]
         for number, block in enumerate(self.convolutions):
+            assert isinstance(block, _Convolution)
             maps_BCTF = self._convolved(maps_BCTF, block, number, state, last)
         values_BTX = maps_BCTF.transpose(1, 2).flatten(2)
-        own = OwnFrames(torch.full((len(values_BTX),), values_BTX.shape[1], device=values_BTX.device), values_BTX.shape[1])
+        own = OwnFrames(
+            torch.full((len(values_BTX),), values_BTX.shape[1], device=values_BTX.device), values_BTX.shape[1]
+        )
         for number, layer in enumerate(self.layers):
+            assert isinstance(layer, _Layer)
             values_BTX = self._recurred(values_BTX, own, layer, number, state)
         return self._told(values_BTX, state, last), state
 
-    def _convolved(self, maps_BCTF: Tensor, block: nn.Module, number: int, state: State, last: bool) -> Tensor:
+    def _convolved(self, maps_BCTF: Tensor, block: _Convolution, number: int, state: State, last: bool) -> Tensor:
         convolution = block.convolution
         (k_time, _), (stride, _) = convolution.kernel_size, convolution.stride
         edge = k_time // 2
@@ -165,12 +169,12 @@ class DeepSpeech2(nn.Module):
             height = (maps_BCTF.shape[3] - 1) // 2 + 1
             return maps_BCTF.new_zeros(len(maps_BCTF), convolution.out_channels, 0, height)
         used_BCTF = there_BCTF[:, :, : (n_out - 1) * stride + k_time]
-        padding = (0, convolution.padding[1])
+        padding = (0, block.edge)
         out_BCTF = functional.conv2d(used_BCTF, convolution.weight, None, convolution.stride, padding)
         normal_BCTF = block.norm.norm(out_BCTF.transpose(1, 2).flatten(0, 1))
         return clipped_relu(normal_BCTF.unflatten(0, (len(out_BCTF), n_out)).transpose(1, 2))
 
-    def _recurred(self, values_BTX: Tensor, own: OwnFrames, layer: nn.Module, number: int, state: State) -> Tensor:
+    def _recurred(self, values_BTX: Tensor, own: OwnFrames, layer: _Layer, number: int, state: State) -> Tensor:
         if not values_BTX.shape[1]:
             return values_BTX.new_zeros(len(values_BTX), 0, layer.recurrence.cell.hidden_size)
         if layer.norm is not None:

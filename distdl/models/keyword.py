@@ -1,8 +1,8 @@
 """Residual networks that tell keywords apart (Tang and Lin 2018, "Deep residual learning for small-footprint keyword
 spotting", table 1): res8 and res15, and narrow ones of 19 channels instead of 45.
 
-Convolutions of 3x3 without biases, each followed by a ReLU, and from the second on by a batch norm without weights; every
-two have a shortcut. res15 dilates by 2^floor(i / 3), res8 pools 4x3 first. The mean over time is of a sound's own frames.
+Convolutions of 3x3 without biases, each followed by a ReLU, from the second on by a batch norm without weights; every
+two have a shortcut. res15 dilates by 2^floor(i / 3), res8 pools 4x3 first. The mean is over a sound's own frames.
 """
 
 import torch
@@ -32,7 +32,8 @@ class KeywordNet(nn.Module):
         own = OwnFrames(lengths_B, features_BTF.shape[1])
         maps_BCTF = self._own(functional.relu(self.stem(own.zeroed(features_BTF)[:, None])), own)
         if self.pool:
-            maps_BCTF = functional.avg_pool2d(maps_BCTF, self.pool, ceil_mode=True)
+            at_end = -maps_BCTF.shape[2] % self.pool[0]  # so that no frame is left out
+            maps_BCTF = functional.avg_pool2d(functional.pad(maps_BCTF, (0, 0, 0, at_end)), self.pool)
             lengths_B = -(-lengths_B // self.pool[0])
             own = OwnFrames(lengths_B, maps_BCTF.shape[2])
         kept_BCTF = maps_BCTF

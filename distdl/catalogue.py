@@ -88,6 +88,12 @@ OVERFEAT = Paper("OverFeat: integrated recognition, localization and detection u
 VGG = Paper("Very deep convolutional networks for large-scale image recognition", 2014)
 MCDNN = Paper("Multi-column deep neural network for traffic sign classification", 2012)
 MULTISCALE = Paper("Traffic sign recognition with multi-scale convolutional networks", 2011)
+ACOUSTIC_DNN = Paper("Deep neural networks for acoustic modeling in speech recognition", 2012)
+ACOUSTIC_CNN = Paper("Convolutional neural networks for speech recognition", 2014)
+ELMAN = Paper("Finding structure in time", 1990)
+LSTM = Paper("Long short-term memory", 1997)
+DEEP_SPEECH = Paper("Deep Speech: scaling up end-to-end speech recognition", 2014)
+CONFORMER = Paper("Conformer: convolution-augmented transformer for speech recognition", 2020)
 KEYWORD = Paper("Deep residual learning for small-footprint keyword spotting", 2018)
 DEEP_SPEECH_2 = Paper("Deep Speech 2: end-to-end speech recognition in English and Mandarin", 2015)
 AUTOENCODER = Paper("Reducing the dimensionality of data with neural networks", 2006)
@@ -316,9 +322,15 @@ FAMILIES = (
         keyword_res15=None,
         keyword_res15_narrow=None,
     ),
+    family("Acoustic model", "acoustic", ACOUSTIC_DNN, SECOND_40, acoustic_dnn=None),
+    family("Acoustic model", "acoustic", ACOUSTIC_CNN, SECOND_40, acoustic_cnn=None),
+    family("Recurrent", "recurrent", ELMAN, SECOND_40, elman=None),
+    family("Recurrent", "recurrent", LSTM, SECOND_40, lstm=None, lstm_fused=None),
+    family("Deep Speech", "deep_speech", DEEP_SPEECH, SECONDS_5_80, deep_speech=None),
     family(
         "Deep Speech 2", "deep_speech2", DEEP_SPEECH_2, SECONDS_5_161, deep_speech2=None, deep_speech2_streaming=None
     ),
+    family("Conformer", "conformer", CONFORMER, SECONDS_5_80, conformer_ctc_small=None, conformer_ctc_medium=None),
     # --- not classifiers ---
     family("Autoencoder", "autoencoder", AUTOENCODER, GREY_28, autoencoder=None),
 )

@@ -1,0 +1,80 @@
+"""Acoustic models that look at a window of frames, `context` of them on each side: dense (Hinton et al. 2012, "Deep
+neural networks for acoustic modeling in speech recognition"), and convolutional along frequency (Abdel-Hamid et al.
+2014, "Convolutional neural networks for speech recognition")."""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distdl.models.frames import OwnFrames
+
+
+def spliced(features_BTF: Tensor, context: int) -> Tensor:
+    """(rows, frames, windows of 2 context + 1 frames, features), with zeros before the first and behind the last."""
+    padded_BTF = functional.pad(features_BTF, (0, 0, context, context))
+    return padded_BTF.unfold(1, 2 * context + 1, 1).transpose(2, 3)
+
+
+class AcousticModel(nn.Module):
+    """forward(features (rows, frames, features), lengths (rows,)) -> (logits (rows, frames, classes), lengths)."""
+
+    is_acoustic = True
+
+    def __init__(self, front: nn.Module, front_width: int, classes: int, layers: int, width: int, context: int) -> None:
+        super().__init__()
+        self.context, self.front = context, front
+        sizes = [front_width, *[width] * layers]
+        self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
+        self.classifier = nn.Linear(width, classes)
+
+    def output_lengths(self, lengths_B: Tensor) -> Tensor:
+        return lengths_B
+
+    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        own = OwnFrames(lengths_B, features_BTF.shape[1])
+        values_BTX = self.front(spliced(own.zeroed(features_BTF), self.context))
+        for layer in self.hidden:
+            values_BTX = functional.relu(layer(values_BTX))
+        return own.zeroed(self.classifier(values_BTX)), lengths_B
+
+    def blocks(self) -> list[str]:
+        return []
+
+
+class _Bands(nn.Module):
+    """Convolution along frequency of windows whose frames are channels, ReLU, and pooling (section III-B)."""
+
+    def __init__(self, frames: int, maps: int, kernel: int, pool: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(frames, maps, kernel)
+        self.pool = pool
+
+    def forward(self, windows_BTWF: Tensor) -> Tensor:
+        n_rows, n_frames = windows_BTWF.shape[:2]
+        maps = functional.relu(self.convolution(windows_BTWF.flatten(0, 1)))
+        return functional.max_pool1d(maps, self.pool).flatten(1).unflatten(0, (n_rows, n_frames))
+
+
+def acoustic_dnn(
+    classes: int = 2000, features: int = 40, layers: int = 7, width: int = 2048, context: int = 5
+) -> AcousticModel:
+    """7 layers of 2048 on windows of 11 frames, with ReLUs for the paper's sigmoids."""
+    return AcousticModel(nn.Flatten(2), (2 * context + 1) * features, classes, layers, width, context)
+
+
+def acoustic_cnn(
+    classes: int = 2000,
+    features: int = 40,
+    layers: int = 2,
+    width: int = 1000,
+    context: int = 7,
+    maps: int = 84,
+    kernel: int = 8,
+    pool: int = 6,
+) -> AcousticModel:
+    """84 maps of filters over 8 bands, of which 6 are pooled, and two dense layers of 1000 (section V)."""
+    bands = (features - kernel + 1) // pool
+    if bands < 1:
+        raise ValueError(f"{features} features hold no pool of {pool} of filters over {kernel}")
+    return AcousticModel(_Bands(2 * context + 1, maps, kernel, pool), maps * bands, classes, layers, width, context)

@@ -328,6 +328,7 @@ def parser() -> argparse.ArgumentParser:
     _trust_plugins(command)
 
     from distdl.inference import commands as inference
+    from distdl.speech import commands as speech
 
     command = _add(commands, "predict", inference.predict, "the best classes of images, the text of sounds, by a run")
     inference.add_predict(command)
@@ -337,10 +338,9 @@ def parser() -> argparse.ArgumentParser:
     inference.add_export(command)
     _trust_plugins(command)
 
-    from distdl.speech import commands as speech
-
     speech.add_lm(_add(commands, "lm", speech.lm, "learn a language model of words from text"))
     speech.add_pieces(_add(commands, "pieces", speech.pieces, "learn pieces of words from text"))
+    speech.add_cmvn(_add(commands, "cmvn", _later("trainer.corpus_statistics", "command"), "a corpus's mean features"))
 
     command = _add(commands, "average", average, "the mean of a run's last checkpoints, as one file of weights")
     command.add_argument("run", metavar="RUN", help="run folder or name")

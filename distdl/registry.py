@@ -68,6 +68,18 @@ TRANSFORMS = {
     "rand_augment": "distdl.data.pictures.rand_augment:RandAugment",
     "random_erasing": "distdl.data.pictures.augment:RandomErasing",
     "normalise": "distdl.data.pictures.transforms:Normalise",
+    "speed": "distdl.speech.perturb:Speed",
+    "volume": "distdl.speech.perturb:Volume",
+    "time_shift": "distdl.speech.perturb:TimeShift",
+    "noise": "distdl.speech.noise:Noise",
+    "reverberation": "distdl.speech.reverb:Reverberation",
+    "log_mel": "distdl.speech.features:LogMel",
+    "mfcc": "distdl.speech.features:Mfcc",
+    "spectrogram": "distdl.speech.features:Spectrogram",
+    "librosa_log_mel": "distdl.speech.features:LibrosaLogMel",
+    "deltas": "distdl.speech.deltas:Deltas",
+    "cmvn": "distdl.speech.normalise:Cmvn",
+    "spec_augment": "distdl.speech.spec_augment:SpecAugment",
 }
 ENGINES = {"exchange": "distdl.trainer.engines:ExchangeEngine", "ddp": "distdl.trainer.engines:DDPEngine"}
 

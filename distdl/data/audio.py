@@ -108,6 +108,13 @@ def read_part(path: Path, begin_s: float, duration_s: float | None) -> tuple[Sam
         return _checked(_as_int16(samples) if scaled else samples), file.samplerate
 
 
+def flac_of(samples: Samples, rate_hz: int) -> bytes:
+    """FLAC of 16 bits; `samples` is int16 (samples, channels). Raises UserError where soundfile is missing."""
+    file = io.BytesIO()
+    _soundfile().write(file, samples, rate_hz, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
 # --- WAV ---
 
 

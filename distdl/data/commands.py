@@ -79,16 +79,18 @@ def add_pack(command: argparse.ArgumentParser) -> list[argparse.Action]:
 
 def _add_speech(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--rate", type=int, metavar="HZ", help="resample sounds of other rates")
-    group.add_argument("--mono", action="store_true", help="mix several channels to one")
+    group.add_argument("--mono", action="store_true", default=None, help="mix several channels to one")
     group.add_argument("--format", choices=("flac", "wav"), help="encode all sounds so (default: as they are)")
     group.add_argument("--min-seconds", type=float, metavar="S", help="leave out sounds that are shorter")
     group.add_argument("--max-seconds", type=float, metavar="S", help="leave out sounds that are longer")
     group.add_argument("--case", choices=("keep", "lower", "upper"), help="of transcripts (default: keep)")
-    group.add_argument("--strip-punctuation", action="store_true", help="of transcripts, but for apostrophes in words")
+    group.add_argument(
+        "--strip-punctuation", action="store_true", default=None, help="of transcripts, but for apostrophes in words"
+    )
     group.add_argument(
         "--characters", metavar="ALPHABET", help="leave out transcripts that have others, once they are normalised"
     )
-    group.add_argument("--by-speaker", action="store_true", help="speech: hold out whole speakers")
+    group.add_argument("--by-speaker", action="store_true", default=None, help="speech: hold out whole speakers")
 
 
 def _speech_options(arguments: Arguments) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def _speech_options(arguments: Arguments) -> dict[str, Any]:
 
     named = {name: getattr(arguments, name) for name in ("rate", "mono", "format", "min_seconds", "max_seconds")}
     of_text = {name: getattr(arguments, name) for name in ("case", "strip_punctuation", "characters")}
-    given = [name for name, value in {**named, **of_text}.items() if value not in (None, False)]
+    given = [name for name, value in {**named, **of_text}.items() if value is not None]
     by_speaker = {"by_speaker": True} if arguments.by_speaker else {}
     if not given:
         return by_speaker
@@ -110,13 +112,13 @@ def _speech_options(arguments: Arguments) -> dict[str, Any]:
         )
     text = TextRules(
         case=arguments.case or "keep",
-        strip_punctuation=arguments.strip_punctuation,
+        strip_punctuation=bool(arguments.strip_punctuation),
         characters=arguments.characters,
     )
     rules = SpeechRules(
         text=text,
         rate_hz=arguments.rate,
-        mono=arguments.mono,
+        mono=bool(arguments.mono),
         format=arguments.format,
         min_s=arguments.min_seconds or 0.0,
         max_s=arguments.max_seconds,

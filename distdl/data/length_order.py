@@ -57,8 +57,8 @@ class LengthPlan(Plan):
         if growth and order != "shuffled":
             raise UserError(
                 "steps of like lengths are formed for one global batch, and this one grows",
-                where=f"data.order: {order}",
-                fix="Leave train.batch_growth out, or use data.order: shuffled.",
+                where=f"data.sound.order: {order}",
+                fix="Leave train.batch_growth out, or use data.sound.order: shuffled.",
             )
         super().__init__(
             sizes, seed=seed, global_batch=global_batch, lanes=lanes, window=window, tail=tail, growth=growth

@@ -1,15 +1,21 @@
-"""Frames of sounds that are shorter than the longest of their batch: masks, and batch norm that leaves padding out.
+"""What networks of sounds share: rows of unlike lengths in one tensor, so that padding changes nothing.
 
-Shapes: B rows, T frames, C channels. A row's frames from its length on are padding, and hold zeros.
+Such a network is called with features (rows, frames, features) and lengths int64 (rows,), and returns logits (rows,
+frames, classes) with lengths of their own, which its `output_lengths` gives by themselves; one that tells whole sounds
+apart returns logits (rows, classes).
 """
 
+import math
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from distdl.errors import UserError
 
 
-def check_features(features_BTF: torch.Tensor, features: int) -> None:
+def check_features(features_BTF: Tensor, features: int) -> None:
     """Raises UserError when a frame has another number of features than the network was built for."""
     if features_BTF.shape[2] != features:
         raise UserError(
@@ -19,69 +25,98 @@ def check_features(features_BTF: torch.Tensor, features: int) -> None:
         )
 
 
-def valid_frames(lengths_B: torch.Tensor, n_frames: int) -> torch.Tensor:
-    """Lengths (B,) in frames -> mask (B, n_frames), true in front of each row's length."""
-    return torch.arange(n_frames, device=lengths_B.device) < lengths_B[:, None]
+class OwnFrames:
+    """Which frames are a row's own: made once in a forward, since to know how many there are the host has to wait.
 
-
-def zero_padding(values_BTC: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-    """(B, T, ...) -> the same, with zeros from each row's length on, whatever was there, be it NaN."""
-    mask_BT = valid_frames(lengths_B, values_BTC.shape[1])
-    return values_BTC.masked_fill(~mask_BT.view(*mask_BT.shape, *[1] * (values_BTC.dim() - 2)), 0)
-
-
-def zero_map_padding(maps_BCTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-    """The same for maps (B, channels, T, frequencies)."""
-    return maps_BCTF.masked_fill(~valid_frames(lengths_B, maps_BCTF.shape[2])[:, None, :, None], 0)
-
-
-def mean_over_frames(values_BTC: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-    """(B, T, C) -> (B, C), the mean of each row's own frames; zeros for a row that has none."""
-    return zero_padding(values_BTC, lengths_B).sum(1) / lengths_B.clamp(min=1)[:, None].to(values_BTC.dtype)
-
-
-class MaskedBatchNorm(nn.BatchNorm1d):
-    """Batch norm with the mean and variance of all rows' own frames together: sequence-wise (Laurent et al. 2015,
-    "Batch normalized recurrent neural networks", section 3; Amodei et al. 2015, "Deep Speech 2", section 3.2).
-
-    Arguments, weights, buffers and what evaluation does are nn.BatchNorm1d's. A batch without a single frame leaves
-    the running statistics alone. There is no copy to the host, so that a GPU need not be waited for.
+    On the meta device, where nobody knows, all are.
     """
 
-    def forward(self, values_BTC: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """(B, T, C) and lengths (B,) -> (B, T, C) normalised, zeros from each row's length on."""
-        mask_BT1 = valid_frames(lengths_B, values_BTC.shape[1])[..., None]
-        # Statistics of bf16 values would be sums of few digits: at least fp32.
-        values = values_BTC.float() if values_BTC.dtype in (torch.bfloat16, torch.float16) else values_BTC
-        if self.training or self.running_mean is None or self.running_var is None:
-            n_frames = mask_BT1.sum()
-            mean, variance = self._moments(values, mask_BT1, n_frames)
-            if self.training:
-                self._track(mean.detach(), variance.detach(), n_frames)
+    def __init__(self, lengths_B: Tensor, size: int) -> None:
+        self.lengths_B, self.size = lengths_B, size
+        self.mask_BT = torch.arange(size, device=lengths_B.device) < lengths_B[:, None]
+        flat = self.mask_BT.flatten()
+        self.places_N = torch.arange(len(flat), device="meta") if flat.is_meta else flat.nonzero().flatten()
+        self._lengths_on_host: Tensor | None = None
+
+    @property
+    def lengths_on_host(self) -> Tensor:
+        """At least 1, as packed sequences need it."""
+        if self._lengths_on_host is None:
+            self._lengths_on_host = self.lengths_B.clamp(min=1).cpu()
+        return self._lengths_on_host
+
+    def zeroed(self, values_BTX: Tensor) -> Tensor:
+        """The same values (rows, frames, ...) with 0 behind each row's own, whatever was there, be it NaN."""
+        return values_BTX.masked_fill(~self.mask_BT.view(*self.mask_BT.shape, *[1] * (values_BTX.dim() - 2)), 0)
+
+    def mean(self, values_BTC: Tensor) -> Tensor:
+        """(rows, frames, channels) -> (rows, channels); 0 for a row without a frame."""
+        return self.zeroed(values_BTC).sum(1) / self.lengths_B.clamp(min=1)[:, None].to(values_BTC.dtype)
+
+
+class FrameNorm(nn.Module):
+    """Batch normalisation over the rows' own frames: "sequence-wise" (Laurent et al. 2015; Amodei et al. 2015, section
+    3.2). Within it is a batch norm of torch's own, so that it can be synchronised, frozen or estimated anew as others.
+    """
+
+    def __init__(self, channels: int, affine: bool = True) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(channels, affine=affine)
+
+    def forward(self, values_BTX: Tensor, own: OwnFrames) -> Tensor:
+        """(rows, frames, channels) or (rows, frames, channels, height) -> the same shape, 0 behind each row's own.
+
+        A batch of a single value a channel has no variance: it is normalised as in evaluation.
+        """
+        flat_NX = values_BTX.flatten(0, 1)
+        own_NX = flat_NX.index_select(0, own.places_N)
+        n_values = len(own_NX) * math.prod(own_NX.shape[2:])
+        if (
+            n_values < 2 and self.training and type(self.norm) is nn.BatchNorm1d
+        ):  # not where workers wait for each other
+            norm = self.norm
+            args = (norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+            normal_NX = functional.batch_norm(own_NX, *args)
         else:
-            mean, variance = self.running_mean, self.running_var
-        normalised = (values - mean) * torch.rsqrt(variance + self.eps)
-        if self.weight is not None:
-            normalised = normalised * self.weight + self.bias
-        return normalised.masked_fill(~mask_BT1, 0).to(values_BTC.dtype)
+            normal_NX = self.norm(own_NX)
+        return torch.zeros_like(flat_NX).to(normal_NX.dtype).index_copy(0, own.places_N, normal_NX).view_as(values_BTX)
 
-    def _moments(
-        self, values: torch.Tensor, mask_BT1: torch.Tensor, n_frames: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and biased variance of each channel: (C,), (C,)."""
-        n_at_least_1 = n_frames.clamp(min=1)
-        mean = values.masked_fill(~mask_BT1, 0).sum((0, 1)) / n_at_least_1
-        return mean, (values - mean).masked_fill(~mask_BT1, 0).square().sum((0, 1)) / n_at_least_1
 
-    def _track(self, mean: torch.Tensor, variance: torch.Tensor, n_frames: torch.Tensor) -> None:
-        """Moves the running statistics as nn.BatchNorm1d does: by the unbiased variance; by 1 / batches without a
-        momentum."""
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        any_frame = n_frames > 0
-        self.num_batches_tracked.add_(any_frame.to(self.num_batches_tracked.dtype))
-        step = 1 / self.num_batches_tracked.clamp(min=1) if self.momentum is None else self.momentum
-        unbiased = variance * (n_frames / (n_frames - 1).clamp(min=1))
-        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-            moved = running + step * (new.to(running.dtype) - running)
-            running.copy_(torch.where(any_frame, moved, running))
+def clipped_relu(values: Tensor) -> Tensor:
+    """min(max(x, 0), 20) (Hannun et al. 2014, section 2)."""
+    return values.clamp(0.0, 20.0)
+
+
+class Recurrence(nn.Module):
+    """A layer of torch's RNN (ReLU), GRU or LSTM, of which both directions are added up, if it has two.
+
+    Raises UserError for another cell.
+    """
+
+    def __init__(self, inputs: int, width: int, cell: str, *, both_ways: bool = True) -> None:
+        super().__init__()
+        kinds = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+        if cell not in kinds:
+            raise UserError(f"{cell!r} is no recurrence", where="model.args.cell", fix=f"One of {', '.join(kinds)}.")
+        relu = {"nonlinearity": "relu"} if cell == "rnn" else {}
+        self.cell = kinds[cell](inputs, width, batch_first=True, bidirectional=both_ways, **relu)
+        if cell == "rnn":  # so that a signal neither dies nor grows over hundreds of frames (Le et al. 2015)
+            for name, weight in self.cell.named_parameters():
+                if name.startswith("weight_hh"):
+                    nn.init.orthogonal_(weight)
+
+    def forward(self, values_BTX: Tensor, own: OwnFrames) -> Tensor:
+        """(rows, frames, inputs) -> (rows, frames, width), 0 behind each row's own."""
+        if values_BTX.is_meta:
+            out_BTX = self.cell(values_BTX)[0]
+        else:
+            packed = pack_padded_sequence(values_BTX, own.lengths_on_host, batch_first=True, enforce_sorted=False)
+            out_BTX, _ = pad_packed_sequence(self.cell(packed)[0], batch_first=True, total_length=own.size)
+        if self.cell.bidirectional:
+            out_BTX = out_BTX[..., : self.cell.hidden_size] + out_BTX[..., self.cell.hidden_size :]
+        return own.zeroed(out_BTX)
+
+
+def halved(lengths_B: Tensor, stride: int = 2) -> Tensor:
+    """Frames that a convolution with that stride and as much padding as keeps the size gives."""
+    return (lengths_B - 1).div(stride, rounding_mode="floor") + 1

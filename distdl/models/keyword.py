@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distdl.models.frames import MaskedBatchNorm, check_features, mean_over_frames, zero_map_padding
+from distdl.models.frames import FrameNorm, OwnFrames, check_features
 from distdl.models.layers import check_sizes, initialise_relu_convolutions
 from distdl.models.options import options_of
 
@@ -50,16 +50,18 @@ class KeywordResNet(nn.Module):
         check_features(features_BTF, self.features)
         missing = max(0, self.pool[0] - features_BTF.shape[1])  # frames that the first pool needs
         features_BTF = F.pad(features_BTF, (0, 0, 0, missing))
-        maps = F.relu(self.conv0(zero_map_padding(features_BTF[:, None], lengths_B)), inplace=True)
-        maps = F.avg_pool2d(zero_map_padding(maps, lengths_B), self.pool)
-        # As many pools as are full of frames, but one for a row that does not fill one.
-        lengths_B = torch.minimum((lengths_B // self.pool[0]).clamp(min=1), lengths_B)
-        maps = residual = zero_map_padding(maps, lengths_B)
+        own = OwnFrames(lengths_B, features_BTF.shape[1])
+        maps = F.relu(self.conv0(own.zeroed(features_BTF)[:, None]))
+        maps = F.avg_pool2d(own.zeroed(maps.transpose(1, 2)).transpose(1, 2), self.pool)
+        if self.pool[0] > 1:
+            # As many as are full of frames, but one for a row that does not fill one.
+            own = OwnFrames(torch.minimum((lengths_B // self.pool[0]).clamp(min=1), lengths_B), maps.shape[2])
+        maps = residual = own.zeroed(maps.transpose(1, 2)).transpose(1, 2)
         for block in self.layers:
-            maps, residual = block(maps, residual, lengths_B)
+            maps, residual = block(maps, residual, own)
         if self.last is not None:
-            maps = self.last(maps, lengths_B)
-        logits: torch.Tensor = self.output(mean_over_frames(maps.mean(3).transpose(1, 2), lengths_B))
+            maps = self.last(maps, own)
+        logits: torch.Tensor = self.output(own.mean(maps.mean(3).transpose(1, 2)))
         return logits
 
     def blocks(self) -> list[str]:
@@ -73,20 +75,18 @@ class KeywordConvolution(nn.Module):
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, bias=False)
-        self.norm = MaskedBatchNorm(channels, affine=False)
+        self.norm = FrameNorm(channels, affine=False)
 
-    def forward(self, maps_BCTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        return self.normalise(self.activate(maps_BCTF), lengths_B)
+    def forward(self, maps_BCTF: torch.Tensor, own: OwnFrames) -> torch.Tensor:
+        return self.normalise(self.activate(maps_BCTF), own)
 
     def activate(self, maps_BCTF: torch.Tensor) -> torch.Tensor:
         return F.relu(self.conv(maps_BCTF))
 
-    def normalise(self, maps_BCTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    def normalise(self, maps_BCTF: torch.Tensor, own: OwnFrames) -> torch.Tensor:
         """Over the rows' own frames and all features."""
-        n_features = maps_BCTF.shape[3]
-        positions_BPC = maps_BCTF.permute(0, 2, 3, 1).flatten(1, 2)
-        normalised: torch.Tensor = self.norm(positions_BPC, lengths_B * n_features)
-        return normalised.unflatten(1, (-1, n_features)).permute(0, 3, 1, 2)
+        normalised: torch.Tensor = self.norm(maps_BCTF.transpose(1, 2), own)
+        return normalised.transpose(1, 2)
 
 
 class KeywordBlock(nn.Module):
@@ -98,12 +98,12 @@ class KeywordBlock(nn.Module):
         self.second = KeywordConvolution(channels, dilations[1])
 
     def forward(
-        self, maps_BCTF: torch.Tensor, residual_BCTF: torch.Tensor, lengths_B: torch.Tensor
+        self, maps_BCTF: torch.Tensor, residual_BCTF: torch.Tensor, own: OwnFrames
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """-> normalised maps, the same before normalisation."""
-        maps = self.first(maps_BCTF, lengths_B)
+        maps = self.first(maps_BCTF, own)
         maps = self.second.activate(maps) + residual_BCTF
-        return self.second.normalise(maps, lengths_B), maps
+        return self.second.normalise(maps, own), maps
 
 
 # --- the networks ---

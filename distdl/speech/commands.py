@@ -47,6 +47,13 @@ def pieces(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def add_cmvn(command: argparse.ArgumentParser) -> None:
+    """See distdl/trainer/corpus_statistics.py."""
+    command.add_argument("config", type=Path, metavar="CONFIG")
+    command.add_argument("overrides", nargs="*", metavar="a.b=c")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="to write: cmvn's file")
+
+
 def _add_texts(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "texts", nargs="+", metavar="TEXT|SHARDS", help="text files, a sentence a line; or folders of shards, manifests"

@@ -19,7 +19,7 @@ from distdl.config.sources import SoundConfig
 from distdl.data import length_order
 from distdl.data.engine import HostBatch, Loader
 from distdl.data.fill import SoundRows
-from distdl.data.forwards import micro_batches
+from distdl.data.forwards import micro_batches, sorted_in_parts
 from distdl.data.iterable import OwnIterable
 from distdl.data.mixture import AnyDataset, Mixture
 from distdl.data.order import Int64s, Plan, Rows
@@ -28,7 +28,8 @@ from distdl.data.samples import BadRow, BadSample
 from distdl.data.sound_lengths import lengths
 from distdl.data.sounds import at_rate
 from distdl.errors import UserError
-from distdl.speech.transforms import Chain, Sounds
+from distdl.speech.sounds import Sounds
+from distdl.speech.transforms import Chain
 
 # Keys that say something about pictures.
 _OF_IMAGES = ("mixup", "cutmix", "adversarial", "resolution", "distill", "channels_last", "micro_batch")
@@ -84,11 +85,18 @@ def with_cuts(steps: Iterable[Rows], sounds: SoundRows, n_parts: int) -> Iterato
 
 
 def cut(rows: Rows, sounds: SoundRows, n_parts: int) -> Rows:
-    of_rows = np.where(rows.sample_id >= 0, sounds.lengths[rows.sample_id], 0)
-    if (most := sounds.config.longest_s) is not None:  # they are going to be masked
-        of_rows = np.where(of_rows > most * sounds.config.rate_hz, 0, of_rows)
+    """The global batch as it is computed: rows of a part by length, with their size and where its forwards begin."""
+    rows = sorted_in_parts(rows, _lengths_of(rows, sounds), n_parts)
+    of_rows = _lengths_of(rows, sounds)
     cuts = _cuts(of_rows, n_parts, sounds.config)
     return replace(rows, size=max(1, int(of_rows.max())), cuts=cuts)
+
+
+def _lengths_of(rows: Rows, sounds: SoundRows) -> Int64s:
+    """0 of those that are going to be masked, for being too long."""
+    lengths = np.where(rows.sample_id >= 0, sounds.lengths[rows.sample_id], 0)
+    most = sounds.config.longest_s
+    return lengths if most is None else np.where(lengths > most * sounds.config.rate_hz, 0, lengths)
 
 
 def longest(sounds: SoundRows, global_batch: int, part: int, n_parts: int) -> Rows:

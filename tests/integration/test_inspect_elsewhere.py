@@ -7,13 +7,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from sounds import tone, write_sound
 from web import Web
 
 from distdl.cli import main
+from distdl.data.corpus.dataset import Dataset
 from distdl.data.corpus.shards import RawSample, write_shards
 from distdl.data.inspect import verify
 from distdl.data.remote import listing
 from distdl.data.show import show
+from distdl.data.sound_lengths import lengths
 from distdl.errors import UserError
 
 
@@ -114,3 +117,24 @@ def test_sounds_are_counted_there_as_well(tmp_path):
 
     with Web(tmp_path / "sounds") as web:
         assert "1.00/1.00/1.00 s (min/median/max); 8000 Hz" in show(web.url)
+
+
+def test_lengths_of_sounds_elsewhere_come_with_the_list_of_shards(tmp_path, monkeypatch):
+    pytest.importorskip("soundfile")
+    samples: list[RawSample] = []
+    for i in range(6):
+        path = write_sound(tmp_path / f"{i}.flac", tone(0.1 * (i + 1)))
+        samples.append({"__key__": f"s{i}", "flac": path.read_bytes(), "txt": f"number {i}"})
+    write_shards(samples, tmp_path / "sounds", classes=None, kind="test", shard_samples=2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    with Web(tmp_path / "sounds") as web:
+        with Dataset.open(web.url) as dataset:
+            found = lengths(dataset)
+        tars_read = [each.name for each in web.requests if each.name.endswith(".tar") and each.method == "GET"]
+        shown = show(web.url)
+
+    assert found.n_samples.tolist() == [800, 1600, 2400, 3200, 4000, 4800] and set(found.rate_hz.tolist()) == {8000}
+    assert tars_read == []
+    assert "0.10/0.30/0.60 s (min/median/max); 8000 Hz" in shown
+    assert "words       12, 7 different, of 6 transcripts" in shown

@@ -67,6 +67,53 @@ def test_discounts_follow_from_the_counts_of_counts():
     assert 10 ** model.unigram("</s>") == pytest.approx((20 - three) / 40 + left)
 
 
+def by_definition(learned, order):
+    """p(word | history) straight from the formulas, counting anew for each of them."""
+    sentences = [("<s>", *text.split(), "</s>") for text in learned]
+    vocabulary = {word for sentence in sentences for word in sentence} - {"<s>"} | {"<unk>"}
+
+    def grams(length):
+        return [s[at : at + length] for s in sentences for at in range(len(s) - length + 1)]
+
+    def count(gram):
+        if len(gram) == order or gram[0] == "<s>":
+            return grams(len(gram)).count(gram)
+        return len({longer[0] for longer in grams(len(gram) + 1) if longer[1:] == gram})
+
+    def discounts(length):
+        counts = [count(gram) for gram in set(grams(length)) if gram != ("<s>",)]
+        n = [None, *(counts.count(value) for value in (1, 2, 3, 4))]
+        if not (n[1] and n[2] and n[3]):
+            return 0.5, 1, 1.5
+        y = n[1] / (n[1] + 2 * n[2])
+        found = tuple(k - (k + 1) * y * n[k + 1] / n[k] for k in (1, 2, 3))
+        return found if all(0 < each < k for k, each in enumerate(found, start=1)) else (0.5, 1, 1.5)
+
+    def probability(history, word):
+        below = probability(history[1:], word) if history else 1 / len(vocabulary)
+        counts = {each: count((*history, each)) for each in vocabulary}
+        total = sum(counts.values())
+        if not total:
+            return below
+        taken = {each: discounts(len(history) + 1)[min(n, 3) - 1] for each, n in counts.items() if n}
+        return (counts[word] - taken.get(word, 0)) / total + sum(taken.values()) / total * below
+
+    return probability
+
+
+@settings(deadline=None, max_examples=15)
+@given(texts, st.integers(1, 3))
+def test_all_probabilities_are_those_of_the_definition(learned, order):
+    model, probability = train_language_model(learned, order), by_definition(learned, order)
+
+    for first in ("a", "b", "z"):
+        log10, state = model.score(model.start(), first)
+        begin = ("<s>",)[: order - 1]
+        known = first if first in model else "<unk>"
+        assert 10**log10 == pytest.approx(probability(begin, known))
+        assert 10 ** model.end(state) == pytest.approx(probability((*begin, known)[-order + 1 :][: order - 1], "</s>"))
+
+
 def test_what_was_learned_is_expected_more_than_what_was_not():
     model = train_language_model(TEXTS, order=3)
 

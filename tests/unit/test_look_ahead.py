@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distdl.speech.decoding.look_ahead import BETWEEN, LookAhead
+from distdl.speech.decoding.look_ahead import BETWEEN, LONG, LookAhead
 from distdl.speech.text import Characters
 
 LETTERS = Characters("aeht ")
@@ -31,10 +31,11 @@ def test_a_beginning_is_worth_the_best_word_that_begins_so(look_ahead, text, exp
 
 
 def test_letters_beyond_a_words_usual_length_stand_for_more_unknown_words(look_ahead):
-    usual = sum(map(len, VALUES)) / len(VALUES)
+    long = LONG * sum(map(len, VALUES)) / len(VALUES)
 
-    assert value(look_ahead, "thee") == pytest.approx(-10 * 4 / usual)
-    assert value(look_ahead, "theetheethe") == pytest.approx(-10 * 11 / usual)
+    assert value(look_ahead, "thee") == -10
+    assert value(look_ahead, "theethee") == pytest.approx(-10 * 8 / long)
+    assert value(look_ahead, "theetheethe") == pytest.approx(-10 * 11 / long)
     assert value(look_ahead, "theethee the") == -1
 
 
@@ -59,3 +60,28 @@ def test_more_beginnings_than_there_was_room_for_are_kept(look_ahead):
         assert len(places) == 6**length
 
     assert sorted(wide.values[places]) == sorted(-words.index(word) for word in words if "g" not in word)
+
+
+class Pieces:
+    """Two hundred that begin a word, and a letter."""
+
+    units = ("", *(f"▁w{number}" for number in range(200)), "x")
+    begins_word = (False, *[True] * 200, False)
+    spelling = ("", *(f"w{number}" for number in range(200)), "x")
+
+    def __len__(self):
+        return len(self.units)
+
+
+def test_where_a_word_begins_the_one_before_does_not_matter():
+    values = {f"w{number}": -1.0 - number for number in range(200)}
+    look_ahead = LookAhead(Pieces(), values, values.__getitem__, unknown=-1e4)
+    begins, x = np.arange(1, 201), np.array([201])
+
+    first = look_ahead.grow(np.array([BETWEEN]), begins)[0]
+    outside = look_ahead.grow(first, x)[:, 0]
+
+    assert look_ahead.values[first].tolist() == list(values.values())
+    assert look_ahead.values[outside].max() <= -1e4
+    for places in (first, outside):
+        assert (look_ahead.grow(places, begins) == first).all()

@@ -265,6 +265,22 @@ def test_mistakes_in_a_data_folder_of_kaldi_are_told(place, file, content, expec
         ManifestDataset.open(folder)
 
 
+def test_of_absolute_paths_only_the_first_has_to_be_there(place):
+    rows = [{"audio_filepath": str(place / name), "text": "x"} for name in ("wavs/first.flac", "gone.flac")]
+
+    assert ManifestDataset.open(json_lines(place / "a.jsonl", rows)).n_samples == 2
+    with pytest.raises(UserError, match=r"first sound is not there: .*gone\.flac"):
+        ManifestDataset.open(json_lines(place / "a.jsonl", rows[::-1]))
+
+
+def test_relative_paths_may_begin_where_the_command_is_started(place, monkeypatch):
+    (place / "lists").mkdir()
+    path = json_lines(place / "lists" / "a.jsonl", [{"audio_filepath": "wavs/first.flac", "text": "x"}])
+    monkeypatch.chdir(place)
+
+    assert ManifestDataset.open(path).read(0, 0, only=["flac"]).components["flac"].startswith(b"fLaC")
+
+
 def test_a_sound_that_cannot_be_read_is_a_bad_sample_of_length_0(place):
     rows = [{"audio_filepath": "wavs/first.flac", "text": "x"}, {"audio_filepath": "wavs/gone.wav", "text": "y"}]
     beyond = {"audio_filepath": "wavs/first.flac", "offset": 0.5, "duration": 2, "text": "z"}

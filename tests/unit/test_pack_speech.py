@@ -1,5 +1,6 @@
 """Packing speech: the layouts of its corpora, what becomes of sounds and transcripts, and what is left out and told."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from distdl.data.corpus.dataset import Dataset, Sample
 from distdl.data.inspect import verify
 from distdl.data.pack import pack
 from distdl.data.packing.parts import Part
-from distdl.data.packing.speech import SpeechRules
+from distdl.data.packing.speech import SpeechRules, Utterances
 from distdl.data.show import show
 from distdl.data.sound_lengths import lengths
 from distdl.data.transcripts import TextRules
@@ -299,13 +300,37 @@ def test_speakers_are_held_out_whole_and_need_to_be_known(tmp_path):
 
 def test_folders_called_as_splits_are_splits(folder):
     (folder / "a").rename(folder / "train")
-    (folder / "b").rename(folder / "test")
+    (folder / "b").rename(folder / "dev")
+    write_sound(folder / "more" / "four.wav")
+
+    dst, said = packed("speech", folder)
+
+    assert set(samples_of(dst / "train")) == {"one", "two"} and set(samples_of(dst / "dev")) == {"three_v1"}
+    assert "left out what is beside train, dev: more" in said
+    with pytest.raises(UserError, match="its own splits: train, dev"):
+        packed("speech", folder.rename(folder.with_name("again")), holdout=0.5)
+
+
+def test_splits_may_share_a_table(folder):
+    (folder / "a").rename(folder / "train")
+    (folder / "b").rename(folder / "dev")
+    rows = ["train/one.flac,yes", "dev/three.v1.ogg,no", "more/four.wav,maybe"]
+    (folder / "transcripts.csv").write_text("\n".join(["file,text", *rows]))
+
+    dst, said = packed("speech", folder)
+
+    assert [text(each) for split in ("train", "dev") for each in samples_of(dst / split).values()] == ["yes", "no"]
+    assert "train: left out 1 sounds that no row of the table names" in said
+    assert "left out 1 rows of the table whose sounds lie in none of train, dev" in said
+
+
+def test_a_table_may_name_sounds_elsewhere(folder, tmp_path):
+    elsewhere = write_sound(tmp_path / "elsewhere" / "x.wav")
+    (folder / "transcripts.csv").write_text(f"file,text\n{elsewhere},far away\n")
 
     dst, _ = packed("speech", folder)
 
-    assert set(samples_of(dst / "train")) == {"one", "two"} and set(samples_of(dst / "test")) == {"three_v1"}
-    with pytest.raises(UserError, match="its own splits: train, test"):
-        packed("speech", folder.rename(folder.with_name("again")), holdout=0.5)
+    assert [text(each) for each in samples_of(dst / "train").values()] == ["far away"]
 
 
 def test_a_folder_without_sounds_says_what_is_expected(tmp_path):
@@ -338,6 +363,33 @@ def test_parts_hold_together_what_one_pack_holds(folder):
     assert samples_of(folder.with_name("joined") / "train").keys() == samples_of(whole / "train").keys()
     with Dataset.open(whole / "train") as one, Dataset.open(folder.with_name("joined") / "train") as other:
         assert lengths(one).n_samples.tolist() == lengths(other).n_samples.tolist()
+
+
+def test_a_pack_that_was_stopped_goes_on_to_the_same_bytes(folder, monkeypatch):
+    for i in range(6):
+        write_sound(folder / f"{i}.flac", tone(0.1, seed=i))
+        (folder / f"{i}.txt").write_text(str(i))
+    options = {"shard_samples": 2, "workers": 1, "rules": SpeechRules(rate_hz=16000)}
+    whole, _ = packed("speech", folder, **options)
+    whole.rename(folder.with_name("whole"))
+    make, n_made = Utterances.__getitem__, itertools.count()
+
+    def until_stopped(self, i):
+        if next(n_made) == 5:
+            raise KeyboardInterrupt
+        return make(self, i)
+
+    monkeypatch.setattr(Utterances, "__getitem__", until_stopped)
+    monkeypatch.setattr("distdl.data.packing.write._SAMPLES_PER_TASK", 1)
+    with pytest.raises(KeyboardInterrupt):
+        packed("speech", folder, **options)
+    monkeypatch.undo()
+
+    again, said = packed("speech", folder, **options)
+
+    assert "going on with a pack that was not finished: 2 finished shards are there already" in said
+    for path in (folder.with_name("whole") / "train").iterdir():
+        assert (again / "train" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_packing_twice_gives_the_same_bytes(folder):

@@ -261,3 +261,12 @@ def test_without_slurm_it_says_where_to_submit(submit, monkeypatch, capsys, tmp_
 
     assert cli.main(["submit", "mine.yaml"]) == EXIT_USER_ERROR
     assert "Submit on a login node" in capsys.readouterr().err
+
+
+def test_flags_of_packing_are_passed_on_as_flags(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ["--mono", "--rate", "16000", "--strip-punctuation", "--parts", "3", "--dry-run"]
+
+    assert cli.main(["submit", "data", "pack", "librispeech", "a", "b", *options]) == 0
+
+    assert "data pack librispeech --rate 16000 --mono --strip-punctuation a b --part" in capsys.readouterr().out

@@ -3,7 +3,8 @@
 In the plan's eyes 1000 utterances that follow one another are a shard. A sample has its sound (the file's own bytes; of
 a part of a file, a WAV of that part alone), its transcript as `txt`, and `json` with key, speaker and where it is from.
 
-The rows are held as columns of bytes and numbers: a million of them take about 200 MB, and as objects would take 2 GB.
+The rows are held as columns of bytes and numbers: 280,000 of them with transcripts of 190 letters take 80 MB in every
+process that reads, and as objects would take 240 MB.
 """
 
 import json

@@ -1,6 +1,5 @@
 """An utterance before it is packed or trained on: a sound file or a part of one, its transcript, who speaks."""
 
-import io
 import os
 import stat
 import struct
@@ -71,12 +70,3 @@ def wav_of(samples: Samples, rate_hz: int) -> bytes:
     channels = samples.shape[1]
     about = (1, channels, rate_hz, rate_hz * 2 * channels, 2 * channels, 16)
     return _WAV_HEADER.pack(b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16, *about, b"data", len(data)) + data
-
-
-def flac_of(samples: Samples, rate_hz: int) -> bytes:
-    """FLAC of 16 bits; `samples` is int16 (samples, channels)."""
-    import soundfile
-
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate_hz, format="FLAC", subtype="PCM_16")
-    return file.getvalue()

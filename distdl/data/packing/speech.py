@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from distdl.data.audio import Samples, decode_audio, is_audio
+from distdl.data.audio import Samples, decode_audio, flac_of, is_audio
 from distdl.data.corpus.shards import RawSample
-from distdl.data.corpus.utterance import Utterance, file_bytes, flac_of, sound, wav_of
+from distdl.data.corpus.utterance import Utterance, file_bytes, sound, wav_of
 from distdl.data.packing.corpus import Corpus, Unfit, check_share
 from distdl.data.transcripts import TextRules
 from distdl.errors import UserError

@@ -14,6 +14,7 @@ from distdl.data.table_rows import rows_of
 from distdl.errors import UserError
 
 _TABLES = {"transcripts.tsv": "\t", "transcripts.csv": ","}  # file name -> what is between its columns
+_SPLITS = (*SPLITS, "dev", "valid", "eval")
 _NEEDED = ("file", "text")
 
 
@@ -23,40 +24,66 @@ def speech(
     """SRC/**/*.flac (wav, ogg, opus, mp3), with the transcripts in a .txt beside each or in transcripts.tsv (or .csv).
 
     The table has a head with the columns `file` (relative to the table) and `text`, and perhaps `speaker`; other
-    columns go into the samples' json. Folders SRC/train, SRC/val and SRC/test are splits, each perhaps with a table of
-    its own; else `holdout` is the share that becomes test, `by_speaker`: whole speakers at a time. Files that a table
-    does not name are left out.
+    columns go into the samples' json. Folders SRC/train, SRC/dev, SRC/test and the like are splits, each perhaps with a
+    table of its own; else `holdout` is the share that becomes test, `by_speaker`: whole speakers at a time. Files that
+    a table does not name are left out.
     """
     src = source_folder(src, "sound files and their transcripts")
-    folders = {split: src / split for split in SPLITS if (src / split).is_dir()}
+    folders = {split: src / split for split in _SPLITS if (src / split).is_dir()}
     if folders and holdout:
         raise UserError(
             f"the source has its own splits: {', '.join(folders)}", where=str(src), fix="Leave out --holdout."
         )
     notes: list[str] = []
-    common = _table(src)
     if folders:
-        splits = {
-            split: _utterances(folder, src, _table(folder) or common, split, notes) for split, folder in folders.items()
-        }
+        splits = _in_splits(src, folders, notes)
     else:
-        found = _utterances(src, src, common, "", notes)
+        found = _utterances(src, _table(src), "", notes)
         if not found:
             raise UserError(
                 f"no sounds here ({', '.join(AUDIO_EXTENSIONS)})",
                 where=str(src),
                 fix="Expected: sound files with a .txt beside each, or with transcripts.tsv.",
             )
-        if by_speaker and not any(each.speaker for each in found):
-            raise UserError("no speaker is known", where=str(src), fix="Give the table a column 'speaker'.")
+        _check_speakers(found, by_speaker, src)
         splits = held_out(found, holdout, by_speaker=by_speaker)
     return corpus(splits, rules or SpeechRules(), notes=notes, where=str(src))
+
+
+def _in_splits(src: Path, folders: Mapping[str, Path], notes: list[str]) -> dict[str, list[Utterance]]:
+    """Of each split by its own table, or by the rows of the common one that lie in its folder."""
+    besides = sorted(
+        entry.name
+        for entry in src.iterdir()
+        if entry.name not in (*folders, *_TABLES) and not entry.name.startswith(".")
+    )
+    if besides:
+        notes.append(f"left out what is beside {', '.join(folders)}: {', '.join(besides[:5])}")
+    common = _table(src)
+    splits = {}
+    n_used = 0
+    for split, folder in folders.items():
+        table = _table(folder)
+        if table is None and common is not None:
+            table = {path: row for path, row in common.items() if path.is_relative_to(folder)}
+            n_used += len(table)
+        splits[split] = _utterances(folder, table, split, notes)
+    if n_unused := len(common or ()) - n_used:
+        notes.append(f"left out {n_unused:,} rows of the table whose sounds lie in none of {', '.join(folders)}")
+    return splits
+
+
+def _check_speakers(found: list[Utterance], by_speaker: bool, src: Path) -> None:
+    if by_speaker and not any(each.speaker for each in found):
+        raise UserError(
+            "no speaker is known", where=str(src), fix="Leave out --by-speaker, or name them (column 'speaker')."
+        )
 
 
 Table = Mapping[Path, Mapping[str, str]]
 
 
-def _utterances(folder: Path, src: Path, table: Table | None, split: str, notes: list[str]) -> list[Utterance]:
+def _utterances(folder: Path, table: Table | None, split: str, notes: list[str]) -> list[Utterance]:
     utterances, others, unnamed = [], Others(), 0
     seen = set()
     for parent, subfolders, names in os.walk(folder):
@@ -78,8 +105,9 @@ def _utterances(folder: Path, src: Path, table: Table | None, split: str, notes:
                 unnamed += 1
     # What a table names and the walk has not met may lie behind a link; or is not there, and is left out by name.
     for path, row in (table or {}).items():
-        if path not in seen and path.is_relative_to(folder):
-            utterances.append(_of_row(path.relative_to(folder).with_suffix("").as_posix(), path, row))
+        if path not in seen:
+            inside = path.relative_to(folder) if path.is_relative_to(folder) else path
+            utterances.append(_of_row(inside.with_suffix("").as_posix(), path, row))
     notes += others.note(split or "source")
     if unnamed:
         notes.append(f"{split or 'source'}: left out {unnamed:,} sounds that no row of the table names")
@@ -138,6 +166,5 @@ def manifest(
     if src is None:
         raise UserError("there is no manifest", where="SRC", fix="Expected: data pack manifest FILE DST.")
     found = list(utterances(src))
-    if by_speaker and not any(each.speaker for each in found):
-        raise UserError("no speaker is known", where=str(src), fix="Leave out --by-speaker.")
+    _check_speakers(found, by_speaker, src)
     return corpus(held_out(found, holdout, by_speaker=by_speaker), rules or SpeechRules(), where=str(src))

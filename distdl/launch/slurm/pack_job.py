@@ -91,5 +91,5 @@ def _command(arguments: argparse.Namespace) -> list[str]:
     for action in arguments.packing:
         value = getattr(arguments, action.dest)
         if action.option_strings and value is not None:
-            words += [action.option_strings[0], value]
+            words += [action.option_strings[0]] if value is True else [action.option_strings[0], value]
     return list(map(str, [*words, *arguments.folders]))

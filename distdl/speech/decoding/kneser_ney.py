@@ -104,7 +104,7 @@ def _discounts(counts: dict[Gram, int]) -> tuple[float, float, float]:
         return _TOO_FEW
     y = having[1] / (having[1] + 2 * having[2])
     one, two, three = (count - (count + 1) * y * having[count + 1] / having[count] for count in (1, 2, 3))
-    return (one, two, three) if 0 < one < 1 and 0 <= two < 2 and 0 <= three < 3 else _TOO_FEW
+    return (one, two, three) if 0 < one < 1 and 0 < two < 2 and 0 < three < 3 else _TOO_FEW
 
 
 def _discount(count: int, discounts: tuple[float, float, float]) -> float:

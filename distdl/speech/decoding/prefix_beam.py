@@ -64,7 +64,7 @@ class PrefixBeam:
         unknown_word: float = 0.0,
         words: Iterable[str] | None = None,
     ) -> None:
-        """Raises ValueError for a beam or an n_best below 1."""
+        """Raises ValueError for a beam or an n_best below 1, and a language model of other words or units."""
         if beam < 1 or n_best < 1:
             raise ValueError(f"beam and n_best are 1 or more (got {beam} and {n_best})")
         self._vocabulary, self._beam, self._n_best = vocabulary, beam, n_best
@@ -75,8 +75,13 @@ class PrefixBeam:
         self._look_ahead: LookAhead | None = None
         if self._scores and words is not None and not self._over_units:
             known = set(words) - {BEGIN, END, UNKNOWN}
+            letters = set("".join(vocabulary.spelling))
+            if known and not any(letters.issuperset(word) for word in known):
+                raise ValueError("the vocabulary can spell no word of the language model")
             self._look_ahead = LookAhead(vocabulary, known, self._scores.alone, self._scores.alone(UNKNOWN))
         self._names = unit_names(vocabulary)
+        if lm and self._over_units and not any(name in lm for name in self._names[1:]):
+            raise ValueError("the language model knows none of the vocabulary's units")
         self._begins_word = np.array(vocabulary.begins_word)
 
     def __call__(self, log_probs_TC: Any) -> list[Hypothesis]:

@@ -77,7 +77,7 @@ def test_training_normalises_as_torch_does_what_is_left_without_the_padding(leng
 def test_evaluation_uses_the_running_statistics() -> None:
     norm = FrameNorm(3).double()
     norm.norm.running_mean.fill_(2)
-    norm.norm.running_var.fill_(4)
+    norm.norm.running_var.fill_(4 - norm.norm.eps)
     values_BTC, own = batch([3, 0, 2], 3)
 
     normal_BTC = norm.eval()(values_BTC, own)

@@ -12,7 +12,7 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 
-Size = tuple[int, int, int]  # channels, height, width
+Size = tuple[int, ...]  # channels, height, width of an image; frames, features of a sound
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,11 @@ class ZooEntry:
     measured: Accuracy | None = None
 
     @property
+    def is_acoustic(self) -> bool:
+        """Whether it is called with features of sounds, and how many frames of them are each row's own."""
+        return len(self.input_size) == 2
+
+    @property
     def function(self) -> str:
         return f"distdl.models.{self.file}:{self.name}"
 
@@ -69,6 +74,7 @@ def cifar10(top1_percent: float, source: str) -> Accuracy:
 GREY_28, GREY_32, COLOUR_32, COLOUR_48 = (1, 28, 28), (1, 32, 32), (3, 32, 32), (3, 48, 48)
 COLOUR_160, COLOUR_221, COLOUR_224 = (3, 160, 160), (3, 221, 221), (3, 224, 224)
 COLOUR_231, COLOUR_299 = (3, 231, 231), (3, 299, 299)
+SECOND_40, SECONDS_5_80, SECONDS_5_161 = (101, 40), (500, 80), (500, 161)  # frames of 10 ms, features
 TORCHVISION = "torchvision, V1 weights"
 
 PERCEPTRON = Paper("The perceptron: a probabilistic model for information storage and organization in the brain", 1958)
@@ -82,6 +88,8 @@ OVERFEAT = Paper("OverFeat: integrated recognition, localization and detection u
 VGG = Paper("Very deep convolutional networks for large-scale image recognition", 2014)
 MCDNN = Paper("Multi-column deep neural network for traffic sign classification", 2012)
 MULTISCALE = Paper("Traffic sign recognition with multi-scale convolutional networks", 2011)
+KEYWORD = Paper("Deep residual learning for small-footprint keyword spotting", 2018)
+DEEP_SPEECH_2 = Paper("Deep Speech 2: end-to-end speech recognition in English and Mandarin", 2015)
 AUTOENCODER = Paper("Reducing the dimensionality of data with neural networks", 2006)
 GOOGLENET = Paper("Going deeper with convolutions", 2014)
 BATCH_NORM = Paper("Batch normalization: accelerating deep network training by reducing internal covariate shift", 2015)
@@ -296,6 +304,20 @@ FAMILIES = (
         AIRBENCH,
         COLOUR_32,
         airbench94_cifar=cifar10(94.01, "the author's airbench94.py: mean of 1,000 runs, six views of each image"),
+    ),
+    # --- of sounds ---
+    family(
+        "Keyword",
+        "keyword",
+        KEYWORD,
+        SECOND_40,
+        keyword_res8=None,
+        keyword_res8_narrow=None,
+        keyword_res15=None,
+        keyword_res15_narrow=None,
+    ),
+    family(
+        "Deep Speech 2", "deep_speech2", DEEP_SPEECH_2, SECONDS_5_161, deep_speech2=None, deep_speech2_streaming=None
     ),
     # --- not classifiers ---
     family("Autoencoder", "autoencoder", AUTOENCODER, GREY_28, autoencoder=None),

@@ -90,6 +90,35 @@ COUNTS: dict[str, tuple[int, float]] = {
     "regnet_y_3_2gf": (19_436_338, 3.17648),
     "regnet_y_8gf": (39_381_472, 8.47307),
     "airbench94_cifar": (1_972_792, 0.118147),  # the author's list of layers, counted likewise; "1.97 million"
+    # --- of sounds ---
+    # Tang and Lin 2018, table 4 (110K, 19.9K, 238K, 42.6K): 9 C for the stem, 9 C^2 a layer, 13 (C + 1) for 12 classes.
+    "keyword_res8": (9 * 45 + 6 * 9 * 45**2 + 12 * 46, 0.038597),
+    "keyword_res8_narrow": (9 * 19 + 6 * 9 * 19**2 + 12 * 20, 0.0072800),
+    "keyword_res15": (9 * 45 + 13 * 9 * 45**2 + 12 * 46, 0.9588),
+    "keyword_res15_narrow": (9 * 19 + 13 * 9 * 19**2 + 12 * 20, 0.17133),
+    # Kernels of 11x41, 11x21, 11x21 to 32, 32, 96 channels; 2 x (inputs + 1762) x 1760 in each of 7 layers, of which
+    # the first has 96 x 21 inputs; batch norms of 160 and 7 x 1760 channels; 29 classes.
+    "deep_speech2": (
+        11 * 41 * 32
+        + 11 * 21 * 32 * 32
+        + 11 * 21 * 32 * 96
+        + 2 * 160
+        + 2 * 1760 * (96 * 21 + 1762 + 6 * (1760 + 1762))
+        + 7 * 2 * 1760
+        + 29 * 1761,
+        28.3636,
+    ),
+    # 2 convolutions, 5 GRUs of 1280 in one direction, a row convolution of 20 frames.
+    "deep_speech2_streaming": (
+        11 * 41 * 32
+        + 11 * 21 * 32 * 32
+        + 2 * 64
+        + 3 * 1280 * (32 * 41 + 1282 + 4 * (1280 + 1282))
+        + 5 * 2 * 1280
+        + 20 * 1280
+        + 29 * 1281,
+        10.0542,
+    ),
     # --- not classifiers ---
     "autoencoder": (2_837_314, 0.00283),  # the sum of (inputs + 1) * outputs, and of inputs * outputs
 }

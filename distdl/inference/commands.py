@@ -28,11 +28,12 @@ def add_search(command: argparse.ArgumentParser) -> None:
     command.add_argument("--lm", metavar="FILE", help="language model for it, as `distdl lm` writes, or KenLM's")
     command.add_argument("--alpha", type=float, help="weight of the language model")
     command.add_argument("--beta", type=float, help="bonus for each word")
+    command.add_argument("--words", metavar="FILE", help="find nothing but words of this file, one a line")
 
 
 def decoding(arguments: argparse.Namespace) -> dict[str, object]:
     """What was said of it, as task.args.decode of a config."""
-    asked = {name: getattr(arguments, name) for name in ("beam", "lm", "alpha", "beta")}
+    asked = {name: getattr(arguments, name) for name in ("beam", "lm", "alpha", "beta", "words")}
     return {name: value for name, value in asked.items() if value is not None}
 
 

@@ -48,15 +48,13 @@ class KeywordResNet(nn.Module):
     def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         """Features (B, T, F) and lengths (B,) in frames -> logits (B, classes)."""
         check_features(features_BTF, self.features)
-        missing = max(0, self.pool[0] - features_BTF.shape[1])  # frames that the first pool needs
-        features_BTF = F.pad(features_BTF, (0, 0, 0, missing))
         own = OwnFrames(lengths_B, features_BTF.shape[1])
-        maps = F.relu(self.conv0(own.zeroed(features_BTF)[:, None]))
-        maps = F.avg_pool2d(own.zeroed(maps.transpose(1, 2)).transpose(1, 2), self.pool)
-        if self.pool[0] > 1:
-            # As many as are full of frames, but one for a row that does not fill one.
-            own = OwnFrames(torch.minimum((lengths_B // self.pool[0]).clamp(min=1), lengths_B), maps.shape[2])
-        maps = residual = own.zeroed(maps.transpose(1, 2)).transpose(1, 2)
+        maps = own.zeroed(F.relu(self.conv0(own.zeroed(features_BTF)[:, None])).transpose(1, 2)).transpose(1, 2)
+        if self.pool != (1, 1):
+            at_end = -maps.shape[2] % self.pool[0]  # so that no frame is left out
+            maps = F.avg_pool2d(F.pad(maps, (0, 0, 0, at_end)), self.pool)
+            own = OwnFrames(-(-lengths_B // self.pool[0]), maps.shape[2])
+        residual = maps
         for block in self.layers:
             maps, residual = block(maps, residual, own)
         if self.last is not None:

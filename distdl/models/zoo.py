@@ -48,7 +48,8 @@ def find(name: str) -> ZooEntry:
 
 
 def count(network: str | nn.Module, input_size: Sequence[int] | None = None) -> Count:
-    """Parameters, and MACs for one sample of `input_size` (channels, height, width), in evaluation mode.
+    """Parameters, and MACs for one sample of `input_size` (channels, height, width; or frames, features), in
+    evaluation mode.
 
     A name is built with its default arguments, and its own input size is the default. A module stays as it is: a copy
     without contents is counted. Raises UserError for an unknown name, or no input size where there is no default.
@@ -67,6 +68,7 @@ def layer_table(network: str | nn.Module, input_size: Sequence[int] | None = Non
 
     def remember_shape(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
+            output = output[0] if isinstance(output, tuple) and output else output
             shapes[name] = tuple(output.shape[1:]) if isinstance(output, torch.Tensor) else ()
 
         return hook
@@ -182,7 +184,10 @@ def _without_contents(network: str | nn.Module, input_size: Sequence[int] | None
         memo |= {id(buffer): torch.empty_like(buffer, device="meta") for buffer in network.buffers()}
         on_meta = copy.deepcopy(network, memo)
     if input_size is None:
-        raise UserError("a network of one's own has no usual input size", fix="Give it: (channels, height, width).")
+        raise UserError(
+            "a network of one's own has no usual input size",
+            fix="Give it: (channels, height, width), or (frames, features).",
+        )
     return on_meta.eval(), tuple(input_size)
 
 
@@ -190,8 +195,11 @@ def _flops_by_module(on_meta: nn.Module, input_size: tuple[int, ...]) -> dict[st
     """FLOPs of a forward pass of one sample, under "Global" and under "Class.dotted.name" of each module called."""
     weight = next(on_meta.parameters(), None)
     sample = torch.empty(1, *input_size, device="meta", dtype=None if weight is None else weight.dtype)
+    inputs = [sample]
+    if len(input_size) == 2:  # of a sound: all frames are its own
+        inputs.append(torch.empty(1, dtype=torch.int64, device="meta"))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        on_meta(sample)
+        on_meta(*inputs)
     return {module: sum(by_operation.values()) for module, by_operation in counter.get_flop_counts().items()}
 
 

@@ -10,6 +10,7 @@ from distdl.errors import EXIT_DONE, UserError
 def add_lm(command: argparse.ArgumentParser) -> None:
     _add_texts(command)
     command.add_argument("--order", type=int, default=3, metavar="N", help="words that are looked at (default: 3)")
+    command.add_argument("--held-out", nargs="+", default=[], metavar="TEXT|SHARDS", help="to tell its perplexity on")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="to write, in ARPA's format")
 
 
@@ -17,6 +18,7 @@ def lm(arguments: argparse.Namespace) -> int:
     """A language model of words, with Kneser-Ney smoothing, for `predict --lm` and task.args.decode."""
     from distdl.speech.decoding.arpa import write_arpa
     from distdl.speech.decoding.kneser_ney import train_language_model
+    from distdl.speech.decoding.ngram import perplexity
 
     if arguments.order < 1:
         raise UserError(f"{arguments.order} is not a number of words", where="command line --order")
@@ -24,6 +26,9 @@ def lm(arguments: argparse.Namespace) -> int:
     model = train_language_model(texts, arguments.order)
     write_arpa(model, arguments.out)
     print(f"{arguments.out}: {arguments.order}-grams of {len(model.words):,} words, from {len(texts):,} sentences")
+    if arguments.held_out:
+        others = list(_texts(arguments.held_out, arguments.label, arguments.case))
+        print(f"perplexity on {len(others):,} others: {perplexity(model, others):.1f}")
     return EXIT_DONE
 
 

@@ -1,53 +1,32 @@
 """From a network's outputs to transcripts: how a config's or a command's `decode` says to look for them.
 
-{}                                         the best unit of each frame
-{beam: 32}                                 prefix beam search
-{beam: 32, lm: FILE, alpha: .., beta: ..}  with a language model of words, in ARPA's or KenLM's format
+{}                                                the best unit of each frame
+{beam: 32}                                        prefix beam search
+{beam: 32, lm: FILE, alpha: 0.5, beta: 1.0}       with a language model of words, in ARPA's or KenLM's format
+{beam: 32, words: FILE}, {beam: 32, lexicon: FILE}  with nothing but the words of a file
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distdl.errors import UserError, did_you_mean
 from distdl.speech.decoding.best_paths import best_paths
+from distdl.speech.decoding.build import Decoder, decode_batch, decoder
 from distdl.speech.decoding.hypotheses import Hypothesis
-from distdl.speech.decoding.kenlm_model import open_language_model
-from distdl.speech.decoding.prefix_beam import PrefixBeam
 from distdl.speech.text import Vocabulary
 
 Search = Callable[[Tensor, Tensor], list[Hypothesis]]
 """(logits (rows, frames, classes), frames of each row) -> what is found for each row"""
 
-DEFAULT_BEAM, DEFAULT_ALPHA, DEFAULT_BETA = 32, 0.5, 1.0
-_KEYS = ("beam", "lm", "alpha", "beta")
-
 
 def build(decode: Mapping[str, Any], vocabulary: Vocabulary, where: str) -> Search:
-    """Raises UserError for unknown keys, a language model that can't be read, and what does not go together."""
-    for key in decode:
-        if key not in _KEYS:
-            what = f"there is no '{key}' in how to decode{did_you_mean(key, _KEYS)}"
-            raise UserError(what, where=where, fix=f"It has: {', '.join(_KEYS)}.")
+    """Raises UserError for unknown keys, files that can't be read, and what does not go together."""
     if not decode:
         return BestPaths(vocabulary)
-    beam = decode.get("beam", DEFAULT_BEAM)
-    if not isinstance(beam, int) or beam < 1:
-        raise UserError(f"the beam is a whole number of at least 1 (got {beam!r})", where=where)
-    weights = {"alpha": decode.get("alpha", DEFAULT_ALPHA), "beta": decode.get("beta", DEFAULT_BETA)}
-    for name, weight in weights.items():
-        if not isinstance(weight, int | float):
-            raise UserError(f"{name} is a number (got {weight!r})", where=where)
-    if "lm" not in decode:
-        if given := [name for name in weights if name in decode]:
-            what = f"{given[0]} is the weight of a language model, and there is none"
-            raise UserError(what, where=where, fix="Add lm.")
-        return Beam(PrefixBeam(vocabulary, beam=beam))
-    lm = open_language_model(Path(str(decode["lm"])))
-    return Beam(PrefixBeam(vocabulary, beam=beam, lm=lm, **weights))
+    kind = "lexicon" if "words" in decode or "lexicon" in decode else "beam"
+    return Best(decoder({"kind": kind, **decode}, vocabulary, where))
 
 
 class BestPaths:
@@ -61,15 +40,14 @@ class BestPaths:
         return [path.hypothesis(self._vocabulary) for path in found]
 
 
-class Beam:
-    """The best of the texts that a prefix beam search finds."""
+class Best:
+    """The best of what a decoder finds."""
 
-    def __init__(self, search: PrefixBeam) -> None:
-        self._search = search
+    def __init__(self, decode: Decoder) -> None:
+        self._decode = decode
 
     def __call__(self, logits_BTC: Tensor, frames_B: Tensor) -> list[Hypothesis]:
-        logs_BTC = log_probs(logits_BTC).double().cpu()
-        return [self._search(logs_TC[:n])[0] for logs_TC, n in zip(logs_BTC, frames_B.tolist())]
+        return [found[0] for found in decode_batch(self._decode, log_probs(logits_BTC), frames_B)]
 
 
 def log_probs(logits_BTC: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from distdl import models
 from distdl.catalogue import ENTRIES, counts
 from distdl.trainer import setup
 
-CLASSIFIERS = [name for name in ENTRIES if name != "autoencoder"]
+CLASSIFIERS = [name for name, entry in ENTRIES.items() if name != "autoencoder" and not entry.is_acoustic]
 N_CLASSES = 7
 # The smallest; the others have their turn in the long grids.
 ONE_OF_EACH_FILE = list(

@@ -16,7 +16,8 @@ from distdl.models import zoo
 from tests.zoo_counts import COUNTS
 
 LARGEST = 12_000_000  # parameters: the others have their turn in tests/integration/test_zoo_networks.py
-SMALL = [name for name, (parameters, _) in COUNTS.items() if name != "autoencoder" and parameters < LARGEST]
+OTHERS = {"autoencoder", *(name for name, entry in ENTRIES.items() if entry.is_acoustic)}
+SMALL = [name for name, (parameters, _) in COUNTS.items() if name not in OTHERS and parameters < LARGEST]
 NAMES = list({ENTRIES[name].file: name for name in sorted(SMALL, key=lambda name: -COUNTS[name][0])}.values())
 SIDES = {f"resnet{layers}_cifar": 16 for layers in (20, 32, 44, 56, 110)}  # else 32: as small as each network takes
 SIDES |= {"mlp": 28, "perceptron": 1, "linear_regression": 1, "logistic_regression": 1, "gtsrb_mcdnn": 48}

@@ -68,7 +68,7 @@ TRANSFORMS = {
     "rand_augment": "distdl.data.pictures.rand_augment:RandAugment",
     "random_erasing": "distdl.data.pictures.augment:RandomErasing",
     "normalise": "distdl.data.pictures.transforms:Normalise",
-    "speed": "distdl.speech.perturb:Speed",
+    "speed": "distdl.speech.speed:Speed",
     "volume": "distdl.speech.perturb:Volume",
     "time_shift": "distdl.speech.perturb:TimeShift",
     "noise": "distdl.speech.noise:Noise",

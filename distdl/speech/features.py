@@ -13,7 +13,7 @@ from torch.nn import functional
 from distdl.errors import UserError
 from distdl.speech.frames import Framing, log_energies, power_spectra
 from distdl.speech.mel import kaldi_bank, librosa_bank
-from distdl.speech.padding import zeroed
+from distdl.speech.padding import zero_padding
 from distdl.speech.sounds import Sounds
 
 _LEAST = torch.finfo(torch.float32).eps  # Kaldi's floor of energies
@@ -78,7 +78,7 @@ class Mfcc:
         if self.energy:
             framing = self._mel.framing
             values_BTF[..., 0] = log_energies(sounds.values, sounds.lengths_B, framing, sounds.rate_hz, _LEAST)
-        return _replaced(sounds, zeroed(values_BTF, mels.lengths_B), mels.lengths_B)
+        return sounds.having(zero_padding(values_BTF, mels.lengths_B), mels.lengths_B)
 
 
 class Spectrogram:
@@ -140,7 +140,7 @@ class LibrosaLogMel:
         frames_BNW = padded_BT.unfold(1, self.fft, self.hop)
         power_BNS = torch.view_as_real(torch.fft.rfft(frames_BNW * window)).square_().sum(-1)
         lengths_B = self.lengths_after(sounds.lengths_B, sounds.rate_hz)
-        return _replaced(sounds, zeroed((power_BNS @ bank).clamp_(min=self.least).log_(), lengths_B), lengths_B)
+        return sounds.having(zero_padding((power_BNS @ bank).clamp_(min=self.least).log_(), lengths_B), lengths_B)
 
 
 def _features(sounds: Sounds, framing: Framing, of_power: Any) -> Sounds:
@@ -148,11 +148,7 @@ def _features(sounds: Sounds, framing: Framing, of_power: Any) -> Sounds:
     parts = power_spectra(sounds.values, sounds.lengths_B, framing, sounds.rate_hz)
     found = [of_power(power_BNS) for _, power_BNS in parts]
     values_BTF = found[0] if len(found) == 1 else torch.cat(found, dim=1)
-    return _replaced(sounds, zeroed(values_BTF, lengths_B), lengths_B)
-
-
-def _replaced(sounds: Sounds, values: Tensor, lengths_B: Tensor) -> Sounds:
-    return Sounds(values=values, lengths_B=lengths_B, keys_B=sounds.keys_B, rate_hz=sounds.rate_hz)
+    return sounds.having(zero_padding(values_BTF, lengths_B), lengths_B)
 
 
 def _framing(args: dict[str, Any]) -> Framing:

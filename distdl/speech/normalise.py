@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distdl.errors import UserError
-from distdl.speech.padding import own_places, zeroed
+from distdl.speech.padding import mask_BT, zero_padding
 from distdl.speech.sounds import Sounds
 
 _LEAST_DEVIATION = 1e-5  # of a feature that never changes, as in silence: it becomes 0
@@ -44,9 +44,6 @@ class Cmvn:
                 raise UserError(what, fix="`distdl cmvn CONFIG --out FILE` makes a file of them: file: FILE.")
             self._mean_F, self._deviation_F = torch.tensor(mean), torch.tensor(deviation)
 
-    def lengths_after(self, lengths_B: Tensor, rate_hz: int) -> Tensor:
-        return lengths_B
-
     def __call__(self, sounds: Sounds) -> Sounds:
         values_BTF, lengths_B = sounds.values, sounds.lengths_B
         if self._mean_F is None or self._deviation_F is None:
@@ -58,12 +55,7 @@ class Cmvn:
         values_BTF = values_BTF - mean
         if self._variance:
             values_BTF = values_BTF / deviation
-        return Sounds(
-            values=zeroed(values_BTF, lengths_B),
-            lengths_B=lengths_B,
-            keys_B=sounds.keys_B,
-            rate_hz=sounds.rate_hz,
-        )
+        return sounds.having(zero_padding(values_BTF, lengths_B))
 
 
 class Statistics:
@@ -73,7 +65,7 @@ class Statistics:
         self._count, self._sum_F, self._squares_F = 0, torch.zeros(0), torch.zeros(0)
 
     def add(self, features_BTF: Tensor, lengths_B: Tensor) -> None:
-        own_NF = features_BTF[own_places(lengths_B, features_BTF.shape[1])].double().cpu()
+        own_NF = features_BTF[mask_BT(lengths_B, features_BTF.shape[1])].double().cpu()
         if not self._count:
             self._sum_F, self._squares_F = own_NF.new_zeros(own_NF.shape[1]), own_NF.new_zeros(own_NF.shape[1])
         self._count += len(own_NF)
@@ -93,7 +85,7 @@ def _of_utterances(values_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tenso
     """(rows, 1, features) each; padding is 0 and counts for nothing."""
     count_B11 = lengths_B.clamp(min=1)[:, None, None]
     mean_B1F = values_BTF.sum(1, keepdim=True) / count_B11
-    centred_BTF = zeroed(values_BTF - mean_B1F, lengths_B)
+    centred_BTF = zero_padding(values_BTF - mean_B1F, lengths_B)
     deviation_B1F = (centred_BTF.square().sum(1, keepdim=True) / count_B11).sqrt()
     return mean_B1F, deviation_B1F.clamp(min=_LEAST_DEVIATION)
 

@@ -1,14 +1,15 @@
-"""Rows of unlike lengths in one tensor: which places are a row's own."""
+"""Where a padded batch holds something: masks from lengths."""
 
 import torch
 from torch import Tensor
 
 
-def own_places(lengths_B: Tensor, size: int) -> Tensor:
-    """bool (rows, size): True before each row's length."""
-    return torch.arange(size, device=lengths_B.device) < lengths_B[:, None]
+def mask_BT(lengths_B: Tensor, n: int) -> Tensor:
+    """Bool (B, n): True where a row's own values are, False in its padding."""
+    return torch.arange(n, device=lengths_B.device) < lengths_B[:, None]
 
 
-def zeroed(features_BTF: Tensor, lengths_B: Tensor) -> Tensor:
-    """The same features with 0 behind each row's length."""
-    return features_BTF * own_places(lengths_B, features_BTF.shape[1])[:, :, None]
+def zero_padding(values: Tensor, lengths_B: Tensor) -> Tensor:
+    """`values` (B, T) or (B, T, F), with zeros from each row's length on."""
+    mask = mask_BT(lengths_B.to(values.device), values.shape[1])
+    return values.masked_fill(~(mask if values.ndim == 2 else mask[..., None]), 0.0)

@@ -1,6 +1,6 @@
 """What goes from one transform of sounds to the next: a batch on the device, waveforms at first, features at last."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -21,3 +21,7 @@ class Sounds:
     lengths_B: Tensor
     keys_B: Tensor
     rate_hz: int
+
+    def having(self, values: Tensor, lengths_B: Tensor | None = None) -> "Sounds":
+        """The same sounds with other values, and lengths if these are others, too."""
+        return replace(self, values=values, lengths_B=self.lengths_B if lengths_B is None else lengths_B)

@@ -2,9 +2,10 @@
 
     [{speed: {factors: [0.9, 1.0, 1.1]}}, {log_mel: {bins: 80}}, {cmvn: {over: utterance}}, {spec_augment: {}}]
 
-A transform is a class that says what it `takes` and `gives` ("waveform" or "features"), is called with Sounds, and has
-`lengths_after(lengths_B, rate_hz)`, what becomes of lengths where nothing random has a part in it. All that is random
-comes from the rows' keys; no row's result depends on the others, nor on padding.
+A transform is a class with the attribute `of_sounds = True` that says what it `takes` and `gives` ("waveform" or
+"features"), and is called with Sounds. One that changes lengths has `lengths_after(lengths_B, rate_hz)`, unless by
+chance alone, as speed does. All that is random comes from the rows' keys; no row's result depends on the others, nor on
+padding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +25,6 @@ class Transform(Protocol):
 
     def __call__(self, sounds: Sounds) -> Sounds: ...
 
-    def lengths_after(self, lengths_B: Tensor, rate_hz: int) -> Tensor: ...
-
 
 class Chain:
     """Transforms one after the other."""
@@ -42,7 +41,8 @@ class Chain:
     def output_lengths(self, lengths_B: Tensor, rate_hz: int) -> Tensor:
         """Frames of sounds of so many samples; of those that are perturbed in speed, at factor 1."""
         for transform in self.transforms:
-            lengths_B = transform.lengths_after(lengths_B, rate_hz)
+            if lengths_after := getattr(transform, "lengths_after", None):
+                lengths_B = lengths_after(lengths_B, rate_hz)
         return lengths_B
 
 

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distdl.models.frames import FrameNorm, OwnFrames, Recurrence, clipped_relu, halved
+from distdl.errors import UserError
+from distdl.models.frames import FrameNorm, OwnFrames, Recurrence, check_features, clipped_relu, halved
+from distdl.models.layers import check_sizes
 
 _KERNELS = ((11, 41), (11, 21), (11, 21))  # time, frequency: table 4
 _CHANNELS = (1, 1, 3)  # in units of the first layer's
@@ -84,12 +86,13 @@ class DeepSpeech2(nn.Module):
         stride: int,
         look_ahead: int | None,
     ) -> None:
+        check_sizes(classes=classes, features=features, channels=channels, layers=layers, width=width, stride=stride)
+        if look_ahead is not None:
+            check_sizes(look_ahead=look_ahead)
+        if convolutions not in (1, 2, 3):
+            raise UserError(f"{convolutions!r} convolutions: from 1 to 3", where="model.args.convolutions")
         super().__init__()
-        if not 1 <= convolutions <= 3:
-            raise ValueError(f"convolutions is from 1 to 3 (got {convolutions})")
-        if layers < 1:
-            raise ValueError(f"layers is at least 1 (got {layers})")
-        self.stride = stride
+        self.features, self.stride = features, stride
         inputs, height, stack = 1, features, []
         for number, ((k_time, k_height), times) in enumerate(zip(_KERNELS[:convolutions], _CHANNELS)):
             k_height = min(k_height, height - 1 + height % 2)  # odd, and not more than there is
@@ -107,9 +110,13 @@ class DeepSpeech2(nn.Module):
         self.classifier = nn.Linear(width, classes)
 
     def output_lengths(self, lengths_B: Tensor) -> Tensor:
+        """How many frames of logits there are for each row's frames of features: (rows,) -> (rows,)."""
         return halved(lengths_B, self.stride)
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (rows, frames, features) and their lengths (rows,) -> logits (rows, frames, classes), 1 frame for
+        `stride` of them, and the logits' lengths. Raises UserError for features of another number."""
+        check_features(features_BTF, self.features)
         own = OwnFrames(lengths_B, features_BTF.shape[1])
         maps_BTCF = own.zeroed(features_BTF)[:, :, None]
         lengths_B = self.output_lengths(lengths_B)
@@ -124,6 +131,7 @@ class DeepSpeech2(nn.Module):
         return self.classifier(self.norm(values_BTX, own)), lengths_B
 
     def blocks(self) -> list[str]:
+        """Convolutions and recurrences. The row convolution and the classifier are left to the root."""
         return [
             *(f"convolutions.{number}" for number in range(len(self.convolutions))),
             *(f"layers.{number}" for number in range(len(self.layers))),

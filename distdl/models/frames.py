@@ -5,9 +5,24 @@ frames, classes) with lengths of their own, which its `output_lengths` gives by 
 apart returns logits (rows, classes).
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from distdl.errors import UserError
+
+
+def check_features(features_BTF: Tensor, features: int) -> None:
+    """Raises UserError when a frame has another number of features than the network was built for."""
+    if features_BTF.shape[2] != features:
+        raise UserError(
+            f"the network takes frames of {features} features, these have {features_BTF.shape[2]}",
+            where="model.args.features",
+            fix=f"Set model.args.features={features_BTF.shape[2]}, or change the transforms.",
+        )
 
 
 class OwnFrames:
@@ -31,8 +46,12 @@ class OwnFrames:
         return self._lengths_on_host
 
     def zeroed(self, values_BTX: Tensor) -> Tensor:
-        """The same values (rows, frames, ...) with 0 behind each row's own."""
-        return values_BTX * self.mask_BT.view(*self.mask_BT.shape, *[1] * (values_BTX.dim() - 2))
+        """The same values (rows, frames, ...) with 0 behind each row's own, whatever was there, be it NaN."""
+        return values_BTX.masked_fill(~self.mask_BT.view(*self.mask_BT.shape, *[1] * (values_BTX.dim() - 2)), 0)
+
+    def mean(self, values_BTC: Tensor) -> Tensor:
+        """(rows, frames, channels) -> (rows, channels); 0 for a row without a frame."""
+        return self.zeroed(values_BTC).sum(1) / self.lengths_B.clamp(min=1)[:, None].to(values_BTC.dtype)
 
 
 class FrameNorm(nn.Module):
@@ -40,18 +59,26 @@ class FrameNorm(nn.Module):
     3.2). Within it is a batch norm of torch's own, so that it can be synchronised, frozen or estimated anew as others.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, affine: bool = True) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(channels)
+        self.norm = nn.BatchNorm1d(channels, affine=affine)
 
     def forward(self, values_BTX: Tensor, own: OwnFrames) -> Tensor:
-        """(rows, frames, channels) or (rows, frames, channels, height) -> the same shape, 0 behind each row's own."""
+        """(rows, frames, channels) or (rows, frames, channels, height) -> the same shape, 0 behind each row's own.
+
+        A batch of a single value a channel has no variance: it is normalised as in evaluation.
+        """
         flat_NX = values_BTX.flatten(0, 1)
-        if not len(own.places_N):
-            return torch.zeros_like(values_BTX)
-        if self.training and len(own.places_N) == 1 and flat_NX.dim() == 2:
-            return values_BTX  # one frame has no variance
-        normal_NX = self.norm(flat_NX.index_select(0, own.places_N))
+        own_NX = flat_NX.index_select(0, own.places_N)
+        n_values = len(own_NX) * math.prod(own_NX.shape[2:])
+        if (
+            n_values < 2 and self.training and type(self.norm) is nn.BatchNorm1d
+        ):  # not where workers wait for each other
+            norm = self.norm
+            args = (norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+            normal_NX = functional.batch_norm(own_NX, *args)
+        else:
+            normal_NX = self.norm(own_NX)
         return torch.zeros_like(flat_NX).to(normal_NX.dtype).index_copy(0, own.places_N, normal_NX).view_as(values_BTX)
 
 
@@ -61,13 +88,16 @@ def clipped_relu(values: Tensor) -> Tensor:
 
 
 class Recurrence(nn.Module):
-    """A layer of torch's RNN (ReLU), GRU or LSTM, of which both directions are added up, if it has two."""
+    """A layer of torch's RNN (ReLU), GRU or LSTM, of which both directions are added up, if it has two.
+
+    Raises UserError for another cell.
+    """
 
     def __init__(self, inputs: int, width: int, cell: str, *, both_ways: bool = True) -> None:
         super().__init__()
         kinds = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
         if cell not in kinds:
-            raise ValueError(f"cell is one of {', '.join(kinds)} (got {cell!r})")
+            raise UserError(f"{cell!r} is no recurrence", where="model.args.cell", fix=f"One of {', '.join(kinds)}.")
         relu = {"nonlinearity": "relu"} if cell == "rnn" else {}
         self.cell = kinds[cell](inputs, width, batch_first=True, bidirectional=both_ways, **relu)
         if cell == "rnn":  # so that a signal neither dies nor grows over hundreds of frames (Le et al. 2015)

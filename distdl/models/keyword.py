@@ -1,79 +1,131 @@
-"""Residual networks that tell keywords apart (Tang and Lin 2018, "Deep residual learning for small-footprint keyword
-spotting", table 1): res8 and res15, and narrow ones of 19 channels instead of 45.
+"""Residual networks that tell which of a few words a short sound is (Tang and Lin 2018, "Deep residual learning for
+small-footprint keyword spotting", section 3.2, table 1).
 
-Convolutions of 3x3 without biases, each followed by a ReLU, from the second on by a batch norm without weights; every
-two have a shortcut. res15 dilates by 2^floor(i / 3), res8 pools 4x3 first. The mean is over a sound's own frames.
+Shapes: B rows, C channels, T frames, F features. A row's logits do not depend on what is behind its length: that is
+zeroed in front of each convolution, and neither the batch norms nor the mean at the end count it.
 """
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+import torch.nn.functional as F
+from torch import nn
 
-from distdl.models.frames import OwnFrames
+from distdl.models.frames import FrameNorm, OwnFrames, check_features
+from distdl.models.layers import check_sizes, initialise_relu_convolutions
+from distdl.models.options import options_of
 
 
-class KeywordNet(nn.Module):
-    """forward(features (rows, frames, features), lengths (rows,)) -> logits (rows, classes)."""
+class KeywordResNet(nn.Module):
+    """`n_convolutions` behind the first one, in pairs around which their input is added, and a last one without if
+    they are odd. `pool` (frames, features) is averaged behind the first. `dilated`: convolution i (from 0) leaves
+    2^(i // 3) - 1 frames and features out between its taps, so that the last sees the whole second."""
 
     is_acoustic = True
 
-    def __init__(self, classes: int, channels: int, n_layers: int, pool: tuple[int, int] | None, dilated: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        n_convolutions: int,
+        pool: tuple[int, int] = (1, 1),
+        dilated: bool = False,
+        *,
+        classes: int = 12,
+        features: int = 40,
+    ) -> None:
+        check_sizes(classes=classes, features=features)
         super().__init__()
-        self.pool = pool
-        self.stem = nn.Conv2d(1, channels, 3, padding=1, bias=False)
-        dilations = [2 ** (i // 3) if dilated else 1 for i in range(n_layers)]
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, bias=False) for dilation in dilations
-        )
-        self.norms = nn.ModuleList(nn.BatchNorm1d(channels, affine=False) for _ in dilations)
-        self.classifier = nn.Linear(channels, classes)
+        self.features = features
+        self.pool = (pool[0], min(pool[1], features))
+        dilations = [2 ** (i // 3) if dilated else 1 for i in range(n_convolutions)]
+        pairs = zip(dilations[::2], dilations[1::2])
+        self.conv0 = nn.Conv2d(1, channels, 3, padding=1, bias=False)
+        self.layers = nn.ModuleList(KeywordBlock(channels, pair) for pair in pairs)
+        self.last = KeywordConvolution(channels, dilations[-1]) if n_convolutions % 2 else None
+        self.output = nn.Linear(channels, classes)
+        initialise_relu_convolutions(self)
 
-    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> Tensor:
+    def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Features (B, T, F) and lengths (B,) in frames -> logits (B, classes)."""
+        check_features(features_BTF, self.features)
         own = OwnFrames(lengths_B, features_BTF.shape[1])
-        maps_BCTF = self._own(functional.relu(self.stem(own.zeroed(features_BTF)[:, None])), own)
-        if self.pool:
-            at_end = -maps_BCTF.shape[2] % self.pool[0]  # so that no frame is left out
-            maps_BCTF = functional.avg_pool2d(functional.pad(maps_BCTF, (0, 0, 0, at_end)), self.pool)
-            lengths_B = -(-lengths_B // self.pool[0])
-            own = OwnFrames(lengths_B, maps_BCTF.shape[2])
-        kept_BCTF = maps_BCTF
-        for number, (convolution, norm) in enumerate(zip(self.convolutions, self.norms), start=1):
-            maps_BCTF = functional.relu(convolution(maps_BCTF))
-            if number % 2 == 0:
-                maps_BCTF = kept_BCTF = maps_BCTF + kept_BCTF
-            maps_BCTF = _normal(norm, maps_BCTF, own)
-        mean_BC = maps_BCTF.mean(3).sum(2) / lengths_B.clamp(min=1)[:, None]
-        return self.classifier(mean_BC)
-
-    def _own(self, maps_BCTF: Tensor, own: OwnFrames) -> Tensor:
-        return maps_BCTF * own.mask_BT[:, None, :, None]
+        maps = own.zeroed(F.relu(self.conv0(own.zeroed(features_BTF)[:, None])).transpose(1, 2)).transpose(1, 2)
+        if self.pool != (1, 1):
+            at_end = -maps.shape[2] % self.pool[0]  # so that no frame is left out
+            maps = F.avg_pool2d(F.pad(maps, (0, 0, 0, at_end)), self.pool)
+            own = OwnFrames(-(-lengths_B // self.pool[0]), maps.shape[2])
+        residual = maps
+        for block in self.layers:
+            maps, residual = block(maps, residual, own)
+        if self.last is not None:
+            maps = self.last(maps, own)
+        logits: torch.Tensor = self.output(own.mean(maps.mean(3).transpose(1, 2)))
+        return logits
 
     def blocks(self) -> list[str]:
-        return []
+        """The pairs of convolutions. The first and the last convolution and the classifier are left to the root."""
+        return [f"layers.{index}" for index in range(len(self.layers))]
 
 
-def _normal(norm: nn.Module, maps_BCTF: Tensor, own: OwnFrames) -> Tensor:
-    """Over the rows' own frames; 0 elsewhere, which is what the next convolution takes for padding."""
-    values_BTCF = maps_BCTF.transpose(1, 2)
-    flat_NCF = values_BTCF.flatten(0, 1)
-    if not len(own.places_N):
-        return torch.zeros_like(maps_BCTF)
-    normal_NCF = norm(flat_NCF.index_select(0, own.places_N))
-    out_NCF = torch.zeros_like(flat_NCF).to(normal_NCF.dtype).index_copy(0, own.places_N, normal_NCF)
-    return out_NCF.view_as(values_BTCF).transpose(1, 2)
+class KeywordConvolution(nn.Module):
+    """3x3 convolution, ReLU, what is added, batch norm without weights."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, bias=False)
+        self.norm = FrameNorm(channels, affine=False)
+
+    def forward(self, maps_BCTF: torch.Tensor, own: OwnFrames) -> torch.Tensor:
+        return self.normalise(self.activate(maps_BCTF), own)
+
+    def activate(self, maps_BCTF: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.conv(maps_BCTF))
+
+    def normalise(self, maps_BCTF: torch.Tensor, own: OwnFrames) -> torch.Tensor:
+        """Over the rows' own frames and all features."""
+        normalised: torch.Tensor = self.norm(maps_BCTF.transpose(1, 2), own)
+        return normalised.transpose(1, 2)
 
 
-def keyword_res8(classes: int = 12, features: int = 40) -> KeywordNet:
-    return KeywordNet(classes, 45, 6, (4, 3), False)
+class KeywordBlock(nn.Module):
+    """Two convolutions. What is added to their result, and what the next block adds, is not yet normalised."""
+
+    def __init__(self, channels: int, dilations: tuple[int, int]) -> None:
+        super().__init__()
+        self.first = KeywordConvolution(channels, dilations[0])
+        self.second = KeywordConvolution(channels, dilations[1])
+
+    def forward(
+        self, maps_BCTF: torch.Tensor, residual_BCTF: torch.Tensor, own: OwnFrames
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """-> normalised maps, the same before normalisation."""
+        maps = self.first(maps_BCTF, own)
+        maps = self.second.activate(maps) + residual_BCTF
+        return self.second.normalise(maps, own), maps
 
 
-def keyword_res8_narrow(classes: int = 12, features: int = 40) -> KeywordNet:
-    return KeywordNet(classes, 19, 6, (4, 3), False)
+# --- the networks ---
 
 
-def keyword_res15(classes: int = 12, features: int = 40) -> KeywordNet:
-    return KeywordNet(classes, 45, 13, None, True)
+@options_of(KeywordResNet)
+def keyword_res8(**options: Any) -> KeywordResNet:
+    """res8: 110,307 parameters at 12 classes."""
+    return KeywordResNet(45, 6, (4, 3), **options)
 
 
-def keyword_res15_narrow(classes: int = 12, features: int = 40) -> KeywordNet:
-    return KeywordNet(classes, 19, 13, None, True)
+@options_of(KeywordResNet)
+def keyword_res8_narrow(**options: Any) -> KeywordResNet:
+    """res8-narrow: 19,905 parameters at 12 classes."""
+    return KeywordResNet(19, 6, (4, 3), **options)
+
+
+@options_of(KeywordResNet)
+def keyword_res15(**options: Any) -> KeywordResNet:
+    """res15: 237,882 parameters at 12 classes; the most accurate of them."""
+    return KeywordResNet(45, 13, dilated=True, **options)
+
+
+@options_of(KeywordResNet)
+def keyword_res15_narrow(**options: Any) -> KeywordResNet:
+    """res15-narrow: 42,648 parameters at 12 classes."""
+    return KeywordResNet(19, 13, dilated=True, **options)

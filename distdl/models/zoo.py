@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -198,9 +199,29 @@ def _flops_by_module(on_meta: nn.Module, input_size: tuple[int, ...]) -> dict[st
     inputs = [sample]
     if len(input_size) == 2:  # of a sound: all frames are its own
         inputs.append(torch.empty(1, dtype=torch.int64, device="meta"))
+    recurrent: dict[str, int] = {}
+    for name, module in on_meta.named_modules():
+        if isinstance(module, nn.RNNBase):
+            module.forward = partial(_all_steps_at_once, module, name, recurrent)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         on_meta(*inputs)
-    return {module: sum(by_operation.values()) for module, by_operation in counter.get_flop_counts().items()}
+    flops = {str(module): sum(found.values()) for module, found in counter.get_flop_counts().items()}
+    flops.setdefault("Global", 0)
+    for name, more in recurrent.items():
+        inside = [".".join([type(on_meta).__name__, *name.split(".")[:depth]]) for depth in range(name.count(".") + 2)]
+        for module_name in ("Global", *inside):
+            flops[module_name] = flops.get(module_name, 0) + more
+    return flops
+
+
+def _all_steps_at_once(
+    cell: nn.RNNBase, name: str, flops: dict[str, int], values: torch.Tensor, state: object = None
+) -> tuple[torch.Tensor, None]:
+    """In place of a recurrence's forward, step by step, over thousands of them: each multiplies by all weights once."""
+    n_weights = _n_elements(weight for key, weight in cell.named_parameters() if key.startswith("weight"))
+    flops[name] = flops.get(name, 0) + 2 * n_weights * (values.numel() // values.shape[-1])
+    width = (cell.proj_size or cell.hidden_size) * (2 if cell.bidirectional else 1)
+    return values.new_empty(*values.shape[:-1], width), None
 
 
 def _n_elements(tensors: Iterable[torch.Tensor]) -> int:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from distdl import models, registry
+from distdl.catalogue import ENTRIES
 from distdl.comm import collectives, reduction
 from distdl.comm.exchange import Exchange
 from distdl.comm.reduction import Reduction
 from distdl.comm.status import Status
 from distdl.comm.world import WorldInfo
-from distdl.models import zoo
 from distdl.trainer import batch_norm
 
 # --- sums ---
@@ -218,15 +218,16 @@ def zoo_gradients(name: str, n_rows: int) -> Any:
     largest distance of a parameter's gradient, over its norm; in fp64, with synchronous batch norm, on rank 0 alone."""
     torch.manual_seed(0)
     known = inspect.signature(registry.resolve(name, registry.MODELS, "model")).parameters
-    network = models.build(name, {each: 0.0 for each in ("dropout", "stochastic_depth") if each in known}).double()
+    args = {each: 0.0 for each in ("dropout", "stochastic_depth") if each in known}
+    if ENTRIES[name].is_acoustic:  # small ones, since these are large
+        args |= {each: size for each, size in {"width": 24, "layers": 2, "channels": 4}.items() if each in known}
+    network = models.build(name, args).double()
     for layer in network.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
-    channels, height, width = zoo.find(name).input_size
-    side = min(height, 32)
-    images = torch.randn(n_rows, channels, side, side * width // height, dtype=torch.float64)
+    inputs = _zoo_inputs(name, n_rows)
     whole = copy.deepcopy(network)
-    if any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
+    if any(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) for layer in network.modules()):
         batch_norm.convert(network, "sync", ghost_rows=2)
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     exchange = Exchange(
@@ -235,11 +236,11 @@ def zoo_gradients(name: str, n_rows: int) -> Any:
     rank, size = collectives.rank(), collectives.world_size()
     exchange.begin()
     exchange.arm()
-    network(images[rank * n_rows // size : (rank + 1) * n_rows // size]).square().sum().backward()
+    _energy(network(*(each[rank * n_rows // size : (rank + 1) * n_rows // size] for each in inputs))).backward()
     exchange.finish()
     if rank > 0:
         return None
-    whole(images).square().sum().backward()
+    _energy(whole(*inputs)).backward()
     expected = [weight.grad for weight in whole.parameters() if weight.requires_grad]
     # Behind a convolution of 1x1 maps a batch norm takes its weights' scale away: their gradient is 0 but for rounding.
     least = 1e-3 * max(grad.norm() for grad in expected)
@@ -247,3 +248,21 @@ def zoo_gradients(name: str, n_rows: int) -> Any:
         ((ours.grad - grad).norm() / grad.norm().clamp(min=least)).item()
         for ours, grad in zip(weights, expected, strict=True)
     )
+
+
+def _zoo_inputs(name: str, n_rows: int) -> tuple[torch.Tensor, ...]:
+    """Images; or features of sounds and how many frames are each row's own."""
+    if ENTRIES[name].is_acoustic:
+        features_BTF = torch.randn(n_rows, 30, ENTRIES[name].input_size[1], dtype=torch.float64)
+        return features_BTF, torch.arange(n_rows) % 5 * 6 + 6
+    channels, height, width = ENTRIES[name].input_size
+    side = min(height, 32)
+    return (torch.randn(n_rows, channels, side, side * width // height, dtype=torch.float64),)
+
+
+def _energy(said: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Of logits, or of those within their lengths: sum of squares."""
+    if isinstance(said, torch.Tensor):
+        return said.square().sum()
+    logits_BTC, lengths_B = said
+    return logits_BTC[torch.arange(logits_BTC.shape[1]) < lengths_B[:, None]].square().sum()

@@ -8,6 +8,7 @@ MODELS = (
     *("logistic_regression", "mlp", "lenet5", "lenet5_sparse", "gtsrb_multiscale", "autoencoder", "googlenet"),
     *("resnet18", "resnet50", "se_resnet50", "resnet20_cifar", "resnet110_cifar"),
     *("mobilenet_v3_small", "regnet_y_400mf", "efficientnet_b0", "convnext_tiny", "airbench94_cifar"),
+    *("keyword_res8_narrow", "keyword_res15_narrow", "deep_speech2", "deep_speech2_streaming"),
 )
 COVERED = [(name, N_WORKERS[i % 3]) for i, name in enumerate(MODELS)]
 OTHERS = [(name, n) for name in MODELS for n in N_WORKERS if (name, n) not in COVERED]

@@ -1,12 +1,14 @@
 """Every network of the zoo at its own input size: what training asks of it, and exporting, compiling and saving."""
 
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.utils import counters
 
-from distdl import models
+from distdl import models, registry
 from distdl.catalogue import ENTRIES, counts
 from distdl.trainer import setup
 
@@ -76,6 +78,45 @@ def test_compiled_it_says_the_same_in_the_memory_order_of_training(name: str) ->
 
     assert counters["stats"]["unique_graphs"] > 0 and not counters["graph_break"]
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+# --- of sounds ---
+
+ACOUSTIC = [name for name, entry in ENTRIES.items() if entry.is_acoustic]
+SMALL = {"width": 24, "layers": 2, "channels": 4}  # of the arguments that a network has
+
+
+def acoustic(name: str) -> nn.Module:
+    known = inspect.signature(registry.resolve(name, registry.MODELS, "model")).parameters
+    return models.build(name, {key: size for key, size in SMALL.items() if key in known}).eval()
+
+
+def sounds(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, 50, ENTRIES[name].input_size[1], generator=generator), torch.tensor([50, 31])
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")  # of torch's recurrences, by export
+@pytest.mark.parametrize("name", ACOUSTIC)
+def test_one_of_sounds_is_exported_whole_and_says_the_same_compiled(name: str) -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    network, features_lengths = acoustic(name), sounds(name)
+    with torch.device("meta"):
+        other = acoustic(name)
+    with torch.inference_mode():
+        expected = network(*features_lengths)
+
+    program = torch.export.export(other, tuple(each.to("meta") for each in features_lengths))
+    other.load_state_dict(network.state_dict(), strict=True, assign=True)
+    setup.compile_blocks(network, "eager")
+    with torch.inference_mode():
+        compiled = network(*features_lengths)
+        loaded = other(*features_lengths)
+
+    assert program.graph_module is not None
+    torch.testing.assert_close(compiled, expected)
+    torch.testing.assert_close(loaded, expected)
 
 
 @pytest.mark.matrix

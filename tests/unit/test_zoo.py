@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from distdl import models, registry
 from distdl.catalogue import ENTRIES, counts
@@ -61,6 +62,26 @@ def test_a_layer_that_is_called_twice_has_one_row_with_the_work_of_both_calls() 
             return self.inner(self.inner(x))
 
     assert zoo.layer_table(Twice(), (4,)) == [zoo.Layer("inner", "Linear", (4,), 16, 32)]
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("args", [{}, {"num_layers": 2, "bidirectional": True, "bias": False}])
+def test_a_recurrences_steps_are_counted_without_taking_them(kind: type[nn.RNNBase], args: dict[str, Any]) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.ModuleList([kind(4, 3, batch_first=True, **args)])
+
+        def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+            return self.inner[0](features_BTF)[0]
+
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):  # on the CPU it misses LSTMs
+        Recurrent()(torch.zeros(1, 7, 4), torch.tensor([7]))
+
+    (layer,), whole = zoo.layer_table(Recurrent(), (7, 4)), zoo.count(Recurrent(), (7, 4))
+
+    assert layer.macs == whole.macs == counter.get_total_flops() // 2 > 0
+    assert layer.output_shape == (7, 6 if args else 3)
 
 
 def test_counting_a_network_leaves_it_as_it_was() -> None:

@@ -3,6 +3,18 @@
 Published, or counted by building somebody else's implementation. In the catalogue's order.
 """
 
+
+def conformer(d: int, layers: int, classes: int = 128, frames: int = 125) -> tuple[int, float]:
+    """By hand, for 80 features: a block's feed-forwards have 16 d^2 weights, its attention 5 d^2 and its convolution
+    3 d^2 + 31 d; those for positions are used once for each of 2 T - 1 distances, the others once a frame."""
+    subsampling = 9 * d + d + 9 * d * d + d + 20 * d * d + d
+    weights = layers * (24 * d * d + 63 * d) + subsampling + classes * (d + 1)
+    attention = (2 * frames + 2 * frames - 1) * d
+    macs = layers * (frames * (23 * d * d + 31 * d + attention) + (2 * frames - 1) * d * d)
+    macs += 2 * frames * 40 * 9 * d + frames * 20 * (9 + 1) * d * d + frames * classes * d
+    return weights, macs / 1e9
+
+
 COUNTS: dict[str, tuple[int, float]] = {
     # --- basics, and before ImageNet ---
     "perceptron": (3, 2e-9),
@@ -96,6 +108,27 @@ COUNTS: dict[str, tuple[int, float]] = {
     "keyword_res8_narrow": (9 * 19 + 6 * 9 * 19**2 + 12 * 20, 0.0072800),
     "keyword_res15": (9 * 45 + 13 * 9 * 45**2 + 12 * 46, 0.9588),
     "keyword_res15_narrow": (9 * 19 + 13 * 9 * 19**2 + 12 * 20, 0.17133),
+    # 11 frames of 40, 7 layers of 2048; 15 frames as channels of 84 filters over 8 bands, pools of 6, 2 layers of 1000.
+    "acoustic_dnn": (
+        2048 * (440 + 1) + 6 * 2048 * 2049 + 2000 * 2049,
+        101 * (2048 * 440 + 6 * 2048**2 + 2000 * 2048) / 1e9,
+    ),
+    "acoustic_cnn": (
+        84 * (15 * 8 + 1) + 1000 * (84 * 5 + 1) + 1000 * 1001 + 2000 * 1001,
+        101 * (33 * 84 * 120 + 1000 * 420 + 3 * 1000**2) / 1e9,
+    ),
+    # h (i + h) + h; 4 (h (i + h) + h), of torch's 8 h biases.
+    "elman": (512 * (40 + 512) + 512 + 29 * 513, 101 * (512 * 552 + 29 * 512) / 1e9),
+    "lstm": (4 * (512 * 552 + 512) + 4 * (512 * 1024 + 512) + 29 * 513, 101 * (4 * 512 * 1576 + 29 * 512) / 1e9),
+    "lstm_fused": (
+        4 * (512 * 552 + 1024) + 4 * (512 * 1024 + 1024) + 29 * 513,
+        101 * (4 * 512 * 1576 + 29 * 512) / 1e9,
+    ),
+    # 19 frames of 80; 4 layers of 2048 with one bias, 2 directions of 2048 with two.
+    "deep_speech": (
+        2048 * (19 * 80 + 1) + 3 * 2048 * 2049 + 2 * 2048 * (2 * 2048 + 2) + 29 * 2049,
+        500 * (2048 * 1520 + 7 * 2048**2 + 29 * 2048) / 1e9,
+    ),
     # Kernels of 11x41, 11x21, 11x21 to 32, 32, 96 channels; 2 x (inputs + 1762) x 1760 in each of 7 layers, of which
     # the first has 96 x 21 inputs; batch norms of 160 and 7 x 1760 channels; 29 classes.
     "deep_speech2": (
@@ -120,5 +153,8 @@ COUNTS: dict[str, tuple[int, float]] = {
         10.0542,
     ),
     # --- not classifiers ---
+    # NeMo's Conformer-CTC with 128 classes for its 1024 or 128 pieces: 13 M and 30 M there.
+    "conformer_ctc_small": conformer(176, 16),
+    "conformer_ctc_medium": conformer(256, 18),
     "autoencoder": (2_837_314, 0.00283),  # the sum of (inputs + 1) * outputs, and of inputs * outputs
 }

@@ -7,7 +7,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distdl.models.frames import OwnFrames
+from distdl.models.frames import OwnFrames, check_features
+from distdl.models.layers import check_sizes
 
 
 def spliced(features_BTF: Tensor, context: int) -> Tensor:
@@ -21,34 +22,63 @@ class AcousticModel(nn.Module):
 
     is_acoustic = True
 
-    def __init__(self, front: nn.Module, front_width: int, classes: int, layers: int, width: int, context: int) -> None:
+    def __init__(
+        self, front: "_Window | _Bands", features: int, classes: int, layers: int, width: int, context: int
+    ) -> None:
         super().__init__()
-        self.context, self.front = context, front
-        sizes = [front_width, *[width] * layers]
-        self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
+        check_sizes(classes=classes, features=features, layers=layers, width=width)
+        self.features, self.context, self.front = features, context, front
+        sizes = [front.width, *[width] * layers]
+        self.hidden = nn.ModuleList(_Hidden(before, after) for before, after in pairwise(sizes))
         self.classifier = nn.Linear(width, classes)
 
     def output_lengths(self, lengths_B: Tensor) -> Tensor:
         return lengths_B
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        check_features(features_BTF, self.features)
         own = OwnFrames(lengths_B, features_BTF.shape[1])
         values_BTX = self.front(spliced(own.zeroed(features_BTF), self.context))
         for layer in self.hidden:
-            values_BTX = functional.relu(layer(values_BTX))
+            values_BTX = layer(values_BTX)
         return own.zeroed(self.classifier(values_BTX)), lengths_B
 
     def blocks(self) -> list[str]:
-        return []
+        return ["front", *(f"hidden.{number}" for number in range(len(self.hidden)))]
+
+
+class _Hidden(nn.Module):
+    """A block: dense, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, outputs)
+
+    def forward(self, values_BTX: Tensor) -> Tensor:
+        return functional.relu(self.dense(values_BTX))
+
+
+class _Window(nn.Module):
+    """The frames of a window side by side."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, windows_BTWF: Tensor) -> Tensor:
+        return windows_BTWF.flatten(2)
 
 
 class _Bands(nn.Module):
     """Convolution along frequency of windows whose frames are channels, ReLU, and pooling (section III-B)."""
 
-    def __init__(self, frames: int, maps: int, kernel: int, pool: int) -> None:
+    def __init__(self, frames: int, features: int, maps: int, kernel: int, pool: int) -> None:
         super().__init__()
+        bands = (features - kernel + 1) // pool
+        if bands < 1:
+            raise ValueError(f"{features} features hold no pool of {pool} of filters over {kernel}")
         self.convolution = nn.Conv1d(frames, maps, kernel)
-        self.pool = pool
+        self.pool, self.width = pool, maps * bands
 
     def forward(self, windows_BTWF: Tensor) -> Tensor:
         n_rows, n_frames = windows_BTWF.shape[:2]
@@ -60,7 +90,7 @@ def acoustic_dnn(
     classes: int = 2000, features: int = 40, layers: int = 7, width: int = 2048, context: int = 5
 ) -> AcousticModel:
     """7 layers of 2048 on windows of 11 frames, with ReLUs for the paper's sigmoids."""
-    return AcousticModel(nn.Flatten(2), (2 * context + 1) * features, classes, layers, width, context)
+    return AcousticModel(_Window((2 * context + 1) * features), features, classes, layers, width, context)
 
 
 def acoustic_cnn(
@@ -74,7 +104,5 @@ def acoustic_cnn(
     pool: int = 6,
 ) -> AcousticModel:
     """84 maps of filters over 8 bands, of which 6 are pooled, and two dense layers of 1000 (section V)."""
-    bands = (features - kernel + 1) // pool
-    if bands < 1:
-        raise ValueError(f"{features} features hold no pool of {pool} of filters over {kernel}")
-    return AcousticModel(_Bands(2 * context + 1, maps, kernel, pool), maps * bands, classes, layers, width, context)
+    front = _Bands(2 * context + 1, features, maps, kernel, pool)
+    return AcousticModel(front, features, classes, layers, width, context)

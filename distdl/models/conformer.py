@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distdl.models.frames import FrameNorm, OwnFrames, halved
+from distdl.models.frames import FrameNorm, OwnFrames, check_features, halved
+from distdl.models.layers import check_sizes
 
 
 class _Subsampling(nn.Module):
@@ -26,7 +27,7 @@ class _Subsampling(nn.Module):
         maps_BCTF = features_BTF[:, None]
         for convolution in self.convolutions:
             own = OwnFrames(lengths_B, maps_BCTF.shape[2])
-            maps_BCTF = functional.relu(convolution(maps_BCTF * own.mask_BT[:, None, :, None]))
+            maps_BCTF = functional.relu(convolution(own.zeroed(maps_BCTF.transpose(1, 2)).transpose(1, 2)))
             lengths_B = halved(lengths_B)
         return self.out(maps_BCTF.transpose(1, 2).flatten(2)), lengths_B
 
@@ -138,7 +139,8 @@ class Conformer(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.width = width
+        check_sizes(classes=classes, features=features, width=width, layers=layers, heads=heads, kernel=kernel)
+        self.features, self.width = features, width
         self.subsampling = _Subsampling(features, width)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(_Block(width, heads, kernel, expansion, dropout) for _ in range(layers))
@@ -148,6 +150,7 @@ class Conformer(nn.Module):
         return halved(halved(lengths_B))
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        check_features(features_BTF, self.features)
         values_BTX, lengths_B = self.subsampling(features_BTF, lengths_B)
         own = OwnFrames(lengths_B, values_BTX.shape[1])
         positions_PX = positions(values_BTX.shape[1], self.width, values_BTX)

@@ -4,7 +4,8 @@ both directions, one dense layer. ReLUs are clipped at 20; the recurrence is tor
 from torch import Tensor, nn
 
 from distdl.models.acoustic import spliced
-from distdl.models.frames import OwnFrames, Recurrence, clipped_relu
+from distdl.models.frames import OwnFrames, Recurrence, check_features, clipped_relu
+from distdl.models.layers import check_sizes
 
 
 class DeepSpeech(nn.Module):
@@ -14,7 +15,8 @@ class DeepSpeech(nn.Module):
 
     def __init__(self, classes: int, features: int, width: int, context: int, dropout: float) -> None:
         super().__init__()
-        self.context = context
+        check_sizes(classes=classes, features=features, width=width)
+        self.features, self.context = features, context
         self.before = nn.ModuleList(nn.Linear(inputs, width) for inputs in ((2 * context + 1) * features, width, width))
         self.recurrence = Recurrence(width, width, "rnn")
         self.after = nn.Linear(width, width)
@@ -25,6 +27,7 @@ class DeepSpeech(nn.Module):
         return lengths_B
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        check_features(features_BTF, self.features)
         own = OwnFrames(lengths_B, features_BTF.shape[1])
         values_BTX = spliced(own.zeroed(features_BTF), self.context).flatten(2)
         for layer in self.before:
@@ -33,7 +36,7 @@ class DeepSpeech(nn.Module):
         return own.zeroed(self.classifier(values_BTX)), lengths_B
 
     def blocks(self) -> list[str]:
-        return []
+        return ["recurrence"]
 
 
 def deep_speech(

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distdl.models.frames import OwnFrames
+from distdl.models.frames import OwnFrames, check_features
+from distdl.models.layers import check_sizes
 
 
 class ElmanCell(nn.Module):
@@ -56,6 +57,32 @@ class FusedCell(nn.Module):
         self.lstm = nn.LSTM(inputs, width, batch_first=True)
 
 
+class _Layer(nn.Module):
+    """A block: a cell over all frames, (rows, frames, inputs) -> (rows, frames, width)."""
+
+    def __init__(self, cell: ElmanCell | LstmCell | FusedCell, width: int, bptt: int | None) -> None:
+        super().__init__()
+        self.cell, self.width, self.bptt = cell, width, bptt
+
+    def forward(self, values_BTX: Tensor) -> Tensor:
+        n_rows, n_frames = values_BTX.shape[:2]
+        states = tuple(values_BTX.new_zeros(n_rows, self.width) for _ in range(self.cell.n_states))
+        parts = []
+        for stretch_BTX in values_BTX.split(self.bptt or max(1, n_frames), dim=1):
+            states = tuple(state.detach() for state in states)
+            if isinstance(self.cell, FusedCell):
+                out_BTX, (hidden, memory) = self.cell.lstm(stretch_BTX, (states[0][None], states[1][None]))
+                states = hidden[0], memory[0]
+            else:
+                outputs = []
+                for projected_BX in self.cell.of_input(stretch_BTX).unbind(1):
+                    states = self.cell(projected_BX, states)
+                    outputs.append(states[0])
+                out_BTX = torch.stack(outputs, dim=1)
+            parts.append(out_BTX)
+        return torch.cat(parts, dim=1)
+
+
 class Recurrent(nn.Module):
     """forward(features (rows, frames, features), lengths (rows,)) -> (logits (rows, frames, classes), lengths)."""
 
@@ -63,10 +90,12 @@ class Recurrent(nn.Module):
 
     def __init__(self, kind: Any, classes: int, features: int, layers: int, width: int, bptt: int | None) -> None:
         super().__init__()
-        if bptt is not None and bptt < 1:
-            raise ValueError(f"bptt is a number of frames (got {bptt})")
-        self.width, self.bptt = width, bptt
-        self.cells = nn.ModuleList(kind(before, width) for before in [features, *[width] * (layers - 1)])
+        check_sizes(classes=classes, features=features, layers=layers, width=width)
+        if bptt is not None:
+            check_sizes(bptt=bptt)
+        self.features = features
+        sizes = [features, *[width] * (layers - 1)]
+        self.layers = nn.ModuleList(_Layer(kind(before, width), width, bptt) for before in sizes)
         self.classifier = nn.Linear(width, classes)
 
     def output_lengths(self, lengths_B: Tensor) -> Tensor:
@@ -74,46 +103,32 @@ class Recurrent(nn.Module):
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         own = OwnFrames(lengths_B, features_BTF.shape[1])
-        values_BTX = features_BTF
-        for cell in self.cells:
-            values_BTX = self._layer(cell, values_BTX)
+        check_features(features_BTF, self.features)
+        values_BTX = own.zeroed(features_BTF)
+        for layer in self.layers:
+            values_BTX = layer(values_BTX)
         return own.zeroed(self.classifier(values_BTX)), lengths_B
 
-    def _layer(self, cell: nn.Module, values_BTX: Tensor) -> Tensor:
-        n_rows, n_frames = values_BTX.shape[:2]
-        states = tuple(values_BTX.new_zeros(n_rows, self.width) for _ in range(int(cell.n_states)))  # type: ignore[arg-type]
-        parts = []
-        for stretch_BTX in values_BTX.split(self.bptt or max(1, n_frames), dim=1):
-            states = tuple(state.detach() for state in states)
-            if isinstance(cell, FusedCell):
-                out_BTX, (hidden, memory) = cell.lstm(stretch_BTX, (states[0][None], states[1][None]))
-                states = hidden[0], memory[0]
-            else:
-                outputs = []
-                for projected_BX in cell.of_input(stretch_BTX).unbind(1):  # type: ignore[operator]
-                    states = cell(projected_BX, states)
-                    outputs.append(states[0])
-                out_BTX = torch.stack(outputs, dim=1)
-            parts.append(out_BTX)
-        return torch.cat(parts, dim=1) if parts else values_BTX.new_zeros(n_rows, 0, self.width)
-
     def blocks(self) -> list[str]:
-        return []
+        return [f"layers.{number}" for number in range(len(self.layers))]
 
 
 def to_fused(network: Recurrent) -> Recurrent:
     """An lstm_fused that computes what this lstm does. Raises ValueError for another network."""
-    if not all(isinstance(cell, LstmCell) for cell in network.cells):
-        raise ValueError("only an lstm of one's own has a fused form")
-    out, inputs = network.classifier, network.cells[0].of_input.in_features  # type: ignore[union-attr]
-    fused = Recurrent(FusedCell, out.out_features, inputs, len(network.cells), network.width, network.bptt)  # type: ignore[arg-type]
+    layers = [layer for layer in network.layers if isinstance(layer, _Layer)]
+    first, out = layers[0], network.classifier
+    fused = Recurrent(FusedCell, out.out_features, network.features, len(layers), first.width, first.bptt)
+    fused.to(out.weight)
     with torch.no_grad():
-        for own, cell in zip(network.cells, fused.cells):
-            assert isinstance(own, LstmCell) and isinstance(cell, FusedCell)
-            cell.lstm.weight_ih_l0.copy_(own.of_input.weight)
-            cell.lstm.weight_hh_l0.copy_(own.of_state.weight)
-            cell.lstm.bias_ih_l0.copy_(own.of_input.bias)
-            cell.lstm.bias_hh_l0.zero_()
+        for own, other in zip(layers, fused.layers):
+            if not isinstance(own.cell, LstmCell):
+                raise ValueError("only an lstm of one's own has a fused form")
+            assert isinstance(other, _Layer) and isinstance(other.cell, FusedCell)
+            weights = dict(other.cell.lstm.named_parameters())
+            weights["weight_ih_l0"].copy_(own.cell.of_input.weight)
+            weights["weight_hh_l0"].copy_(own.cell.of_state.weight)
+            weights["bias_ih_l0"].copy_(own.cell.of_input.bias)
+            weights["bias_hh_l0"].zero_()
     fused.classifier.load_state_dict(out.state_dict())
     return fused
 

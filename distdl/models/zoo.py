@@ -216,12 +216,12 @@ def _flops_by_module(on_meta: nn.Module, input_size: tuple[int, ...]) -> dict[st
 
 def _all_steps_at_once(
     cell: nn.RNNBase, name: str, flops: dict[str, int], values: torch.Tensor, state: object = None
-) -> tuple[torch.Tensor, None]:
+) -> tuple[torch.Tensor, object]:
     """In place of a recurrence's forward, step by step, over thousands of them: each multiplies by all weights once."""
     n_weights = _n_elements(weight for key, weight in cell.named_parameters() if key.startswith("weight"))
     flops[name] = flops.get(name, 0) + 2 * n_weights * (values.numel() // values.shape[-1])
     width = (cell.proj_size or cell.hidden_size) * (2 if cell.bidirectional else 1)
-    return values.new_empty(*values.shape[:-1], width), None
+    return values.new_empty(*values.shape[:-1], width), state
 
 
 def _n_elements(tensors: Iterable[torch.Tensor]) -> int:

@@ -40,15 +40,13 @@ class Sounds:
             sound = one_channel(*decode_audio(example.content), self.rate_hz)
         except ValueError as error:
             raise example.damaged(error) from error
-        longest = min(len(out), self._most or len(out))
-        if len(sound) > longest:
-            raise BadSample(
-                example.shard,
-                example.key,
-                example.extension,
-                f"{len(sound) / self.rate_hz:.2f} s, longer than the {longest / self.rate_hz:.2f} s that it may be "
-                "(data.sound.longest_s, or what its index says)",
-            )
+        if self._most is not None and len(sound) > self._most:
+            why = f"than data.sound.longest_s: {self._most / self.rate_hz:g}"
+        else:
+            why = "than its index says"
+        if len(sound) > min(len(out), self._most or len(out)):
+            what = f"{len(sound) / self.rate_hz:.2f} s, longer {why}"
+            raise BadSample(example.shard, example.key, example.extension, what)
         out[: len(sound)] = sound
         out[len(sound) :] = 0
         arrays["length"][row] = len(sound)

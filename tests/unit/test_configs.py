@@ -8,6 +8,7 @@ import torch
 from distdl import models
 from distdl.config import load
 from distdl.data.pictures import of_batches, transforms
+from distdl.speech import transforms as sounds
 
 HERE = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in (HERE / "configs").rglob("*.yaml") if path.name != "common.yaml")
@@ -21,6 +22,9 @@ def test_a_config_is_whole_and_headed_by_its_command_and_what_came_of_it(path: P
     with torch.device("meta"):
         network = models.build(config.model.name, config.model.args)
     for where, split in {"data.train": config.data.train, **config.data.eval_sets}.items():
+        if config.data.sound:
+            sounds.build(split.transforms, where)
+            continue
         built, normalise = transforms.build(split.transforms, where)
         of_batches.split(built, where)
         assert len(normalise.mean) in (1, 3)

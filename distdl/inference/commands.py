@@ -20,6 +20,7 @@ def add_predict(command: argparse.ArgumentParser) -> None:
     command.add_argument("--top", type=int, default=5, metavar="K", help="show the K best classes (default: 5)")
     command.add_argument("--json", action="store_true", help="for programs; of sounds with the times of words")
     add_search(command)
+    command.add_argument("--stream", action="store_true", help="of sounds: text as it comes, half a second at a time")
 
 
 def add_search(command: argparse.ArgumentParser) -> None:
@@ -64,13 +65,19 @@ def predict(arguments: argparse.Namespace) -> int:
 def _predict_sounds(trained: "Trained", arguments: argparse.Namespace) -> int:
     import json
 
-    from distdl.inference.transcribe import as_json, as_text, sounds_at, transcribe
+    from distdl.inference.transcribe import as_json, as_text, sounds_at, streamed, transcribe
     from distdl.speech import search
 
     decode = decoding(arguments)
     if decode and not hasattr(trained.task, "transcribe"):
         raise UserError("this network makes no transcripts", where=f"command line --{next(iter(decode))}")
     files = sounds_at(arguments.files)
+    if arguments.stream:
+        for file in files:
+            print(file)
+            for seconds, text in streamed(trained, file):
+                print(f"{seconds:8.2f} s  {text}", flush=True)
+        return EXIT_DONE
     found = search.build(decode, trained.task.vocabulary, "command line") if decode else None
     transcripts = transcribe(trained, files, found, arguments.top)
     print(json.dumps(as_json(transcripts), indent=2, ensure_ascii=False) if arguments.json else as_text(transcripts))

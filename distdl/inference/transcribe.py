@@ -18,12 +18,16 @@ from distdl.data.audio import decode_audio, is_audio
 from distdl.data.sounds import one_channel
 from distdl.errors import UserError
 from distdl.inference.predict import Guess, evaluated_split
-from distdl.speech.search import Search
+from distdl.speech.decoding.best_paths import best_paths
+from distdl.speech.normalise import Cmvn
+from distdl.speech.search import Search, log_probs
+from distdl.speech.transforms import Chain
 from distdl.speech.transforms import build as build_chain
 from distdl.trainer.sounds import features
 from distdl.trainer.step import autocast, inputs_of
 from distdl.trainer.trained import Trained
 
+_CHUNK_S = 0.5
 _AT_ONCE_S = 240.0  # of sound, padding included, where the config does not bound it
 
 
@@ -101,6 +105,41 @@ def transcribe(trained: Trained, files: Sequence[Path], search: Search | None, n
     return [found.get(path) or Transcript(file=str(path), problem=problems[path]) for path in files]
 
 
+@torch.inference_mode()
+def streamed(trained: Trained, path: Path, chunk_s: float = _CHUNK_S) -> Iterator[tuple[float, str]]:
+    """(seconds that were heard, text so far), each time that the text changes, and at the end: the sound goes through a
+    network that looks forward alone in pieces, as it would come from a microphone.
+
+    Raises UserError for a network or features that need the whole sound, and a file that can't be decoded.
+    """
+    model, split = trained.model, evaluated_split(trained)
+    step: Any = getattr(model, "step", None)
+    if getattr(model, "look_ahead", None) is None or step is None:
+        what = "this network looks at the whole sound before it says anything"
+        raise UserError(what, where=f"model.name: {trained.config.model.name}", fix="Train deep_speech2_streaming.")
+    with registry.using(trained.own_code):
+        chain = build_chain(split.transforms, "data.eval")
+    if any(isinstance(each, Cmvn) and each.is_of_utterance for each in chain.transforms):
+        what = "the mean of an utterance is not known before its end"
+        raise UserError(what, where="data.eval.transforms", fix="Train with {cmvn: {over: corpus, file: FILE}}.")
+    sounds, problems = _decoded(trained, [path])
+    if problems:
+        raise UserError(problems[path], where=str(path))
+    made = _features(trained, chain, [sounds[path]])
+    n_frames, seconds = int(made["frames"][0]), len(sounds[path]) / _rate_hz(trained)
+    at_once = max(1, round(n_frames * chunk_s / max(seconds, 1e-9)))
+    told, state, text = [], None, None
+    for begin in range(0, max(1, n_frames), at_once):
+        last = begin + at_once >= n_frames
+        logits, state = step(made["features"][:, begin : begin + at_once], state, last=last)
+        told.append(logits)
+        (path_now,) = best_paths(log_probs(torch.cat(told, dim=1)), torch.tensor([sum(each.shape[1] for each in told)]))
+        now = trained.task.vocabulary.decode(path_now.units)
+        if now != text or last:
+            text = now
+            yield min(seconds, (begin + at_once) / max(1, n_frames) * seconds), now
+
+
 def _rate_hz(trained: Trained) -> int:
     assert trained.config.data.sound, "asked only of networks of sounds"
     return trained.config.data.sound.rate_hz
@@ -134,6 +173,12 @@ def _outputs(trained: Trained, sounds: Sequence[npt.NDArray[np.int16]]) -> Any:
     split = evaluated_split(trained)
     with registry.using(trained.own_code):
         chain = build_chain(split.transforms, "data.eval")
+    batch = _features(trained, chain, sounds)
+    with autocast(trained.config.train, trained.device):
+        return trained.model(*inputs_of(batch))
+
+
+def _features(trained: Trained, chain: Chain, sounds: Sequence[npt.NDArray[np.int16]]) -> dict[str, Tensor]:
     lengths = [len(each) for each in sounds]
     sound_BT = np.zeros((len(sounds), max(lengths)), np.int16)
     for row, each in enumerate(sounds):
@@ -143,9 +188,7 @@ def _outputs(trained: Trained, sounds: Sequence[npt.NDArray[np.int16]]) -> Any:
         "length": torch.tensor(lengths),
         "augment_key": torch.zeros(len(sounds), dtype=torch.int64),
     }
-    batch = features(tensors, chain, _rate_hz(trained), trained.device)
-    with autocast(trained.config.train, trained.device):
-        return trained.model(*inputs_of(batch))
+    return features(tensors, chain, _rate_hz(trained), trained.device)
 
 
 def _guesses(trained: Trained, logits_BC: Tensor, n_best: int) -> Iterator[list[Guess]]:

@@ -44,6 +44,10 @@ class Cmvn:
                 raise UserError(what, fix="`distdl cmvn CONFIG --out FILE` makes a file of them: file: FILE.")
             self._mean_F, self._deviation_F = torch.tensor(mean), torch.tensor(deviation)
 
+    @property
+    def is_of_utterance(self) -> bool:
+        return self._mean_F is None
+
     def __call__(self, sounds: Sounds) -> Sounds:
         values_BTF, lengths_B = sounds.values, sounds.lengths_B
         if self._mean_F is None or self._deviation_F is None:

@@ -13,7 +13,6 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from distdl import registry
 from distdl.checkpoint import load
@@ -22,8 +21,9 @@ from distdl.checkpoint.load import Checkpoint
 from distdl.comm.world import WorldInfo
 from distdl.errors import UserError
 from distdl.run.folder import RunFolder, find, write_atomic
+from distdl.trainer import sounds
 from distdl.trainer.loaders import LoaderFactory, build_plan, open_dataset
-from distdl.trainer.step import autocast, seed_everything, to_device
+from distdl.trainer.step import autocast, inputs_of, seed_everything, to_device
 from distdl.trainer.trained import Row, Trained, evaluate_sets, of_run
 
 
@@ -119,7 +119,25 @@ def estimate_batch_norm(trained: Trained, n_samples: int | None) -> None:
     rows = (step.part(i, n_parts) for step in steps for i in range(n_parts))
     seed_everything(trained.device, config.train.seed, 0, 0)
     with closing(loader), closing(loader.stream(rows)) as batches, autocast(config.train, trained.device):
-        update_bn((to_device(b.tensors, loader, trained.device, config.train)["image"] for b in batches), trained.model)
+        pieces = (piece for each in batches for piece in sounds.pieces(each.tensors, loader.sounds))
+        inputs = (inputs_of(to_device(piece, loader, trained.device, config.train)) for piece in pieces)
+        _set_plain_means(trained.model, inputs)
+
+
+@torch.no_grad()
+def _set_plain_means(model: nn.Module, inputs: Iterable[tuple[torch.Tensor, ...]]) -> None:
+    """Running statistics of batch norms become the mean over all these forwards, each of the same weight."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta, was_training = [norm.momentum for norm in norms], model.training
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    model.train()
+    for each in inputs:
+        model(*each)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    model.train(was_training)
 
 
 def _write(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:

@@ -79,6 +79,29 @@ def test_it_learns_to_spell_tones_and_spells_files(place, corpus):
     assert report.code == 0 and "Word error rate" in (place.path / "runs" / "x" / "report.html").read_text()
 
 
+def test_a_network_that_looks_forward_alone_spells_as_it_hears(place, corpus):
+    recipe = config(place, corpus)
+    whole = json.loads(recipe.read_text())
+    network = {key: value for key, value in NETWORK.items() if key != "cell"} | {"look_ahead": 4, "stride": 2}
+    whole["model"] = {"name": "deep_speech2_streaming", "args": network}
+    for split in (whole["data"]["train"], whole["data"]["eval"]):
+        split["transforms"] = [{"log_mel": {"bins": 24}}, {"cmvn": {"over": "corpus", "file": "mean.json"}}]
+    recipe.write_text(json.dumps(whole))
+    sound = tones.sound_of("dabca", np.random.default_rng(7))
+    (place.path / "a.flac").write_bytes(tones.file_of(sound))
+
+    assert place.run("cmvn", recipe, "--out", "mean.json").code == 0
+    ran = place.run("train", recipe, "--nproc", 2, "--name", "x")
+    assert ran.code == 0, ran.output
+    streamed, whole_at_once = (place.run("predict", "x", "a.flac", *flags) for flags in (["--stream"], []))
+    averaged = place.run("average", "x", "--last", 2)
+
+    *_, last = streamed.output.splitlines()
+    assert streamed.code == 0 and len(streamed.output.splitlines()) > 2
+    assert whole_at_once.output == f"a.flac: {last.split()[-1]}\n" == "a.flac: dabca\n"
+    assert averaged.code == 0 and json.loads(averaged.output[averaged.output.index("[") :])[0]["cer"] < 0.2
+
+
 def test_the_bits_are_those_of_one_worker_on_any_number_and_when_killed(place, corpus):
     recipe = config(place, corpus, transforms=PERTURBED, train={"epochs": 2}, dist={"reduction": "tree"})
     whole = place.run("train", recipe, "--nproc", 1, "--name", "whole")

@@ -136,5 +136,5 @@ def test_a_network_with_other_classes_is_refused():
 
 
 def test_how_to_decode_is_checked():
-    with pytest.raises(UserError, match="no 'bean' in how to decode - did you mean beta or beam"):
+    with pytest.raises(UserError, match="unknown key 'bean' of the beam decoder - did you mean"):
         Ctc(CHARACTERS, decode={"bean": 3})

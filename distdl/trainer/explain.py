@@ -22,6 +22,7 @@ from distdl.data.own import OwnDataset
 from distdl.errors import UserError
 from distdl.run import places, trust
 from distdl.run.folder import RunFolder, find
+from distdl.trainer import sounds
 from distdl.trainer.loaders import build_plan
 
 
@@ -45,7 +46,7 @@ def explain(run: str, *, step: int, rank: int, row: int, world_size: int | None 
     position = _position(folder, plan, step)
     if position >= end:
         raise UserError(f"the run ends before step {step}", where="command line --step")
-    rows = _share(plan.step_rows(position, end), config, rank, world_size)
+    rows = _share(plan.step_rows(position, end), config, dataset, rank, world_size)
     if not 0 <= row < len(rows):
         raise UserError(f"rank {rank} has the rows 0 to {len(rows) - 1} of step {step}", where="command line --row")
     try:
@@ -126,9 +127,11 @@ def _last_row_before(folder: RunFolder, step: int) -> tuple[int, int]:
     return found
 
 
-def _share(rows: Rows, config: Config, rank: int, world_size: int) -> Rows:
-    """The rows of a step that the rank computes."""
+def _share(rows: Rows, config: Config, dataset: AnyDataset, rank: int, world_size: int) -> Rows:
+    """The rows of a step that the rank computes, in its order."""
     n_parts = config.n_leaves if config.dist.reduction == "tree" else world_size
+    if config.data.sound:
+        rows = sounds.cut(rows, sounds.rows_of(dataset, config.data.sound, "data.train"), n_parts)
     return rows.parts(tree.leaves_of(rank, world_size, n_parts), n_parts)
 
 

@@ -133,7 +133,7 @@ def check(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> Out
     """The largest batch, one evaluation batch of every set and one save: what a run would stumble over later."""
     state = run.state
     state.position = max(0, run.end - run.config.train.global_batch)  # batches only grow
-    rows = run.plan.step_rows(state.position, run.end).parts(run.reduction.parts, run.reduction.n_parts)
+    rows = run.share_of(run.plan.step_rows(state.position, run.end))
     for batch in run.train_loader.stream([rows]):
         steps.train_step(run, batch, run.lr_now())
     state.advance(min(run.global_batch, run.end - state.position))

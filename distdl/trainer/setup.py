@@ -101,13 +101,16 @@ class Run:
     def host_batches(self) -> Iterator[HostBatch]:
         """This worker's share of every batch from the state's position to the end."""
         steps = self.plan.steps(self.state.position, self.end, end=self.end)
-        if self.train_loader.sounds:
-            steps = sounds.with_cuts(steps, self.train_loader.sounds, self.reduction.n_parts)
         if growing := self.config.train.resolution:
             steps = resolution.with_sides(steps, growing, self.state.position, self.plan.epoch_length)
-        mine = (rows.parts(self.reduction.parts, self.reduction.n_parts) for rows in steps)
-        batches = self.train_loader.batches(mine)
+        batches = self.train_loader.batches(map(self.share_of, steps))
         return map(self.feasible.masked, batches) if self.feasible else batches
+
+    def share_of(self, rows: Rows) -> Rows:
+        """What this worker computes of a global batch; of sounds with the forwards that it is cut into."""
+        if self.train_loader.sounds:
+            rows = sounds.cut(rows, self.train_loader.sounds, self.reduction.n_parts)
+        return rows.parts(self.reduction.parts, self.reduction.n_parts)
 
     def node_rows(self, position: int) -> Iterator[Rows]:
         """What all workers of this node read from `position` to the end, step by step."""

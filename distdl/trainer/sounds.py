@@ -5,7 +5,7 @@ rows of a step, of like lengths  ->  cut into forwards whose padded length is bo
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -76,12 +76,6 @@ def plan_of(config: Config, dataset: AnyDataset, **settings: Any) -> Plan:
     for name in ("draws", "growth"):
         settings.pop(name)
     return length_order.LengthPlan(dataset.sizes, sounds.lengths, order=config.data.sound.order, **settings)
-
-
-def with_cuts(steps: Iterable[Rows], sounds: SoundRows, n_parts: int) -> Iterator[Rows]:
-    """The same global batches, with their size, and cut into the forwards of so many parts."""
-    for rows in steps:
-        yield cut(rows, sounds, n_parts)
 
 
 def cut(rows: Rows, sounds: SoundRows, n_parts: int) -> Rows:

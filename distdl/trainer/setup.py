@@ -137,7 +137,7 @@ def build(config: Config, world: WorldInfo, device: torch.device, state: TrainSt
         )
     reduction = reductions.build(config, world, device)
     batch_norm.check_sync(config, world.world_size)
-    sounds.check(config)
+    sounds.check(config, world.world_size)
     task = build_task(config)
     _check_metrics(config, task)
     model = build_model(config, device)

@@ -35,10 +35,19 @@ from distdl.speech.transforms import Chain
 _OF_IMAGES = ("mixup", "cutmix", "adversarial", "resolution", "distill", "channels_last", "micro_batch")
 
 
-def check(config: Config) -> None:
-    """Raises UserError for what a config with sounds asks for and only images have."""
-    if config.data.sound is None:
+def check(config: Config, world_size: int) -> None:
+    """Raises UserError for what a config with sounds asks for and only images have, and where sync batch norm would have
+    workers do unlike numbers of forwards."""
+    sound = config.data.sound
+    if sound is None:
         return
+    if config.train.batch_norm == "sync" and sound.at_once_s is not None and config.train.global_batch % world_size:
+        raise UserError(
+            f"{world_size} workers with unlike numbers of rows may cut them into unlike numbers of forwards, and "
+            "batch_norm: sync has all of them meet in each",
+            where=f"train.global_batch: {config.train.global_batch}",
+            fix="Use a global batch that the workers divide.",
+        )
     for name in _OF_IMAGES:
         if getattr(config.train, name):
             fix = "data.sound.at_once_s bounds memory." if name == "micro_batch" else "Leave it out."

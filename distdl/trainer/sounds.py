@@ -36,8 +36,8 @@ _OF_IMAGES = ("mixup", "cutmix", "adversarial", "resolution", "distill", "channe
 
 
 def check(config: Config, world_size: int) -> None:
-    """Raises UserError for what a config with sounds asks for and only images have, and where sync batch norm would have
-    workers do unlike numbers of forwards."""
+    """Raises UserError for what a config with sounds asks for and only images have, and where sync batch norm would
+    have workers do unlike numbers of forwards."""
     sound = config.data.sound
     if sound is None:
         return

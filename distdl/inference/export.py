@@ -124,11 +124,17 @@ _WRITERS: dict[str, _Write] = {
 def _description(trained: Trained) -> dict[str, Any]:
     assert trained.folder
     prepared = input_of(trained)
+    sound = trained.config.data.sound
+    of_sounds = sound and {
+        "rate_hz": sound.rate_hz,
+        "transforms": next((split.transforms for split in trained.config.data.eval_sets.values()), []),
+        "vocabulary": trained.config.task.args.get("vocabulary"),
+    }
     return {
         "network": trained.config.model.name,
         "args": trained.config.model.args,
         "classes": trained.classes,
-        "input": prepared._asdict() if prepared else None,
+        "input": prepared._asdict() if prepared else of_sounds,
         "run": trained.folder.name,
         "step": trained.step,
         "averaged_weights": trained.averaged_weights,
@@ -141,7 +147,10 @@ def _n_classes(trained: Trained) -> int | None:
 
 
 def input_of(trained: Trained) -> Input | None:
-    """As the transforms of the first evaluation split make it; None without one, or if the size is not known."""
+    """As the transforms of the first evaluation split make it; None without one, if the size is not known, or of
+    sounds."""
+    if trained.config.data.sound:
+        return None
     for split in trained.config.data.eval_sets.values():
         with registry.using(trained.own_code):
             transforms, normalise = build(split.transforms, "data.eval")

@@ -95,10 +95,13 @@ def test_a_network_that_looks_forward_alone_spells_as_it_hears(place, corpus):
     assert ran.code == 0, ran.output
     streamed, whole_at_once = (place.run("predict", "x", "a.flac", *flags) for flags in (["--stream"], []))
     averaged = place.run("average", "x", "--last", 2)
+    exported = place.run("export", "x", "--format", "safetensors", "--out", "out")
 
     *_, last = streamed.output.splitlines()
     assert streamed.code == 0 and len(streamed.output.splitlines()) > 2
     assert whole_at_once.output == f"a.flac: {last.split()[-1]}\n" == "a.flac: dabca\n"
+    assert exported.code == 0, exported.output
+    assert json.loads((place.path / "out" / "config.json").read_text())["input"]["rate_hz"] == tones.RATE_HZ
     assert averaged.code == 0 and json.loads(averaged.output[averaged.output.index("[") :])[0]["cer"] < 0.2
 
 

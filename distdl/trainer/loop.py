@@ -123,7 +123,11 @@ def announced(batches: Iterator[HostBatch], run: Run) -> Iterator[HostBatch]:
         if (batch := next(batches, None)) is None:
             return
         pulse.mine.enter("log")
-        before, shape = shape, (batch.tensors["image"] if "image" in batch.tensors else batch.tensors["sound"]).shape
+        # Sounds differ in length from step to step, and nothing is made ready anew for each.
+        before, shape = (
+            shape,
+            batch.tensors["image"].shape if "image" in batch.tensors else batch.tensors["valid"].shape,
+        )
         n_of_shape = n_of_shape + 1 if shape == before else 0
         pulse.mine.step(run.state.step, is_first=n_of_shape < 2, is_paced=n_of_shape > 0)
         yield batch

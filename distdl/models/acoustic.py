@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distdl.errors import UserError
 from distdl.models.frames import OwnFrames, check_features
 from distdl.models.layers import check_sizes
 
@@ -15,6 +16,12 @@ def spliced(features_BTF: Tensor, context: int) -> Tensor:
     """(rows, frames, windows of 2 context + 1 frames, features), with zeros before the first and behind the last."""
     padded_BTF = functional.pad(features_BTF, (0, 0, context, context))
     return padded_BTF.unfold(1, 2 * context + 1, 1).transpose(2, 3)
+
+
+def check_context(context: int) -> None:
+    """Raises UserError for what is no number of frames."""
+    if not isinstance(context, int) or context < 0:
+        raise UserError(f"{context!r} is not a whole number from 0 on", where="model.args.context")
 
 
 class AcousticModel(nn.Module):
@@ -27,6 +34,7 @@ class AcousticModel(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(classes=classes, features=features, layers=layers, width=width)
+        check_context(context)
         self.features, self.context, self.front = features, context, front
         sizes = [front.width, *[width] * layers]
         self.hidden = nn.ModuleList(_Hidden(before, after) for before, after in pairwise(sizes))
@@ -74,9 +82,11 @@ class _Bands(nn.Module):
 
     def __init__(self, frames: int, features: int, maps: int, kernel: int, pool: int) -> None:
         super().__init__()
+        check_sizes(features=features, maps=maps, kernel=kernel, pool=pool)
         bands = (features - kernel + 1) // pool
         if bands < 1:
-            raise ValueError(f"{features} features hold no pool of {pool} of filters over {kernel}")
+            what = f"{features} features hold no pool of {pool} of filters over {kernel}"
+            raise UserError(what, where="model.args.features")
         self.convolution = nn.Conv1d(frames, maps, kernel)
         self.pool, self.width = pool, maps * bands
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distdl.errors import UserError
 from distdl.models.frames import FrameNorm, OwnFrames, check_features, halved
-from distdl.models.layers import check_sizes
+from distdl.models.layers import check_probabilities, check_sizes
 
 
 class _Subsampling(nn.Module):
@@ -49,8 +50,9 @@ class RelativeAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
+        check_sizes(width=width, heads=heads)
         if width % heads:
-            raise ValueError(f"width {width} is not divided by {heads} heads")
+            raise UserError(f"a width of {width} is not divided by {heads} heads", where="model.args.heads")
         self.heads = heads
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.position = nn.Linear(width, width, bias=False)
@@ -89,7 +91,7 @@ class _Convolution(nn.Module):
     def __init__(self, width: int, kernel: int, dropout: float) -> None:
         super().__init__()
         if kernel % 2 == 0:
-            raise ValueError(f"kernel is odd (got {kernel})")
+            raise UserError(f"a kernel of {kernel} has no middle", where="model.args.kernel", fix="Use an odd one.")
         self.norm = nn.LayerNorm(width)
         self.gated = nn.Linear(width, 2 * width)
         self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
@@ -139,7 +141,9 @@ class Conformer(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        check_sizes(classes=classes, features=features, width=width, layers=layers, heads=heads, kernel=kernel)
+        check_sizes(classes=classes, features=features, width=width, layers=layers, heads=heads)
+        check_sizes(kernel=kernel, expansion=expansion)
+        check_probabilities(dropout=dropout)
         self.features, self.width = features, width
         self.subsampling = _Subsampling(features, width)
         self.dropout = nn.Dropout(dropout)

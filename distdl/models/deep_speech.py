@@ -3,9 +3,9 @@ both directions, one dense layer. ReLUs are clipped at 20; the recurrence is tor
 
 from torch import Tensor, nn
 
-from distdl.models.acoustic import spliced
+from distdl.models.acoustic import check_context, spliced
 from distdl.models.frames import OwnFrames, Recurrence, check_features, clipped_relu
-from distdl.models.layers import check_sizes
+from distdl.models.layers import check_probabilities, check_sizes
 
 
 class DeepSpeech(nn.Module):
@@ -16,6 +16,8 @@ class DeepSpeech(nn.Module):
     def __init__(self, classes: int, features: int, width: int, context: int, dropout: float) -> None:
         super().__init__()
         check_sizes(classes=classes, features=features, width=width)
+        check_context(context)
+        check_probabilities(dropout=dropout)
         self.features, self.context = features, context
         self.before = nn.ModuleList(nn.Linear(inputs, width) for inputs in ((2 * context + 1) * features, width, width))
         self.recurrence = Recurrence(width, width, "rnn")

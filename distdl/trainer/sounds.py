@@ -41,6 +41,9 @@ def check(config: Config, world_size: int) -> None:
     sound = config.data.sound
     if sound is None:
         return
+    if config.train.batch_norm == "ghost":
+        what = "batch norms of sounds are over frames, of which there are no groups of rows"
+        raise UserError(what, where="train.batch_norm: ghost", fix="Leave it out, or use batch_norm: sync.")
     if config.train.batch_norm == "sync" and sound.at_once_s is not None and config.train.global_batch % world_size:
         raise UserError(
             f"{world_size} workers with unlike numbers of rows may cut them into unlike numbers of forwards, and "

@@ -152,6 +152,7 @@ def test_a_longest_sound_that_does_not_fit_is_told_before_the_first_step(place, 
     ("change", "said"),
     [
         ({"train": {"mixup": 0.2}}, "train.mixup: this is not for sounds"),
+        ({"train": {"batch_norm": "ghost"}}, "there are no groups of rows"),
         ({"train": {"micro_batch": 4}}, "data.sound.at_once_s bounds memory"),
         ({"model": {"name": "deep_speech2", "args": {**NETWORK, "classes": 29}}}, "29 classes, the vocabulary 5"),
         ({"model": {"name": "deep_speech2", "args": {**NETWORK, "features": 80}}}, "model.args.features=24"),

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from distdl.errors import UserError
 from distdl.models.conformer import RelativeAttention, conformer_ctc_small, positions, shifted
 
 
@@ -55,5 +56,5 @@ def test_distances_are_encoded_by_sines_and_cosines():
 
 
 def test_a_width_that_heads_do_not_divide_is_refused():
-    with pytest.raises(ValueError, match="not divided by 3 heads"):
+    with pytest.raises(UserError, match="not divided by 3 heads"):
         conformer_ctc_small(heads=3)

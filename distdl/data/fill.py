@@ -82,8 +82,8 @@ class Filler:
         self.sounds = sounds
         kind = SOUND if sounds else IMAGE
         self._samples = samples_of(dataset, split, where, has_label=label is not None, kind=kind)
-        # None where all samples have one shape
         self.image_shape: tuple[int, int, int] | None = None
+        """None of sounds"""
         self.on_device: list[of_batches.OnDevice] = []
         self.normalise, self.n_of_images = transforms.AS_IT_IS, 0
         if sounds:

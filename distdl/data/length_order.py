@@ -12,7 +12,7 @@ nowhere. Samples of one step stand anywhere in the corpus, which is read at rand
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -159,14 +159,15 @@ def _uniform(values: UInt64s) -> Float64s:
     return (values >> np.uint64(11)) / 2.0**53
 
 
-def sequential_by_length(lengths: Int64s, batch: int, rows_per_batch: int) -> Rows:
-    """Batch number `batch` of an evaluation by length (in audio samples), shortest first, those of one length by id.
+def sequential_by_length(lengths: Int64s, batches: Iterable[int], rows_per_batch: int) -> Iterator[Rows]:
+    """These batches of an evaluation by length (in audio samples), shortest first, those of one length by id.
 
     The last batch is padded with valid False, as by order.sequential_rows.
     """
-    lengths = np.asarray(lengths, np.int64)
-    at = np.arange(batch * rows_per_batch, (batch + 1) * rows_per_batch, dtype=np.int64)
-    valid = at < len(lengths)
-    found = np.argsort(lengths, kind="stable")[at[valid]]
-    sample_id = np.concatenate([found, np.full(len(at) - len(found), -1, np.int64)])
-    return Rows(sample_id, np.zeros_like(at), at, valid, size=int(lengths[found].max(initial=0)))
+    by_length = np.argsort(lengths, kind="stable")
+    for batch in batches:
+        at = np.arange(batch * rows_per_batch, (batch + 1) * rows_per_batch, dtype=np.int64)
+        valid = at < len(lengths)
+        found = by_length[at[valid]]
+        sample_id = np.concatenate([found, np.full(len(at) - len(found), -1, np.int64)])
+        yield Rows(sample_id, np.zeros_like(at), at, valid, size=int(lengths[found].max(initial=0)))

@@ -5,7 +5,7 @@ files -> a dataset of their bytes -> the transforms of the run's first evaluatio
 A picture that these transforms leave of another size than the run's images is resized to theirs as well.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,13 +74,18 @@ def problem_of(path: Path) -> str | None:
 
 
 def images_at(paths: Sequence[Path]) -> list[Path]:
-    """The files, and the images in the folders, by name. Raises UserError for what is not there and for no image."""
+    """The files, and the images in the folders. Raises UserError for what is not there and for no image."""
+    return files_at(paths, _may_be_image, "images")
+
+
+def files_at(paths: Sequence[Path], is_one: Callable[[str], bool], what: str) -> list[Path]:
+    """The files, and those in the folders whose extension says that they are `what`, by name. Raises UserError."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(each for each in path.rglob("*") if _may_be_image(each.suffix[1:].lower()))
+            inside = sorted(each for each in path.rglob("*") if is_one(each.suffix[1:].lower()))
             if not inside:
-                raise UserError("there are no images in this folder", where=str(path))
+                raise UserError(f"there are no {what} in this folder", where=str(path))
             found += inside
         elif path.is_file():
             found.append(path)

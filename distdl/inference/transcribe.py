@@ -17,7 +17,7 @@ from distdl import registry
 from distdl.data.audio import decode_audio, is_audio
 from distdl.data.sounds import one_channel
 from distdl.errors import UserError
-from distdl.inference.predict import Guess, evaluated_split
+from distdl.inference.predict import Guess, evaluated_split, files_at
 from distdl.speech.decoding.best_paths import best_paths
 from distdl.speech.normalise import Cmvn
 from distdl.speech.search import Search, log_probs
@@ -52,19 +52,8 @@ class Transcript:
 
 
 def sounds_at(paths: Sequence[Path]) -> list[Path]:
-    """The files, and the sounds in the folders, by name. Raises UserError for what is not there and for no sound."""
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(each for each in path.rglob("*") if is_audio(each.suffix[1:].lower()))
-            if not inside:
-                raise UserError("there are no sounds in this folder", where=str(path))
-            found += inside
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise UserError("there is no such file", where=str(path))
-    return found
+    """The files, and the sounds in the folders. Raises UserError for what is not there and for no sound."""
+    return files_at(paths, is_audio, "sounds")
 
 
 @torch.inference_mode()

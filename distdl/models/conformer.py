@@ -6,6 +6,7 @@ half feed-forward layer, and a layer norm. Sizes are those of NVIDIA NeMo's Conf
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn import functional
 from distdl.errors import UserError
 from distdl.models.frames import FrameNorm, OwnFrames, check_features, halved
 from distdl.models.layers import check_probabilities, check_sizes
+from distdl.models.options import options_of
 
 
 class _Subsampling(nn.Module):
@@ -130,15 +132,15 @@ class Conformer(nn.Module):
 
     def __init__(
         self,
-        *,
-        classes: int,
-        features: int,
         width: int,
         layers: int,
-        heads: int,
-        kernel: int,
-        expansion: int,
-        dropout: float,
+        *,
+        classes: int = 128,
+        features: int = 80,
+        heads: int = 4,
+        kernel: int = 31,
+        expansion: int = 4,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         check_sizes(classes=classes, features=features, width=width, layers=layers, heads=heads)
@@ -175,45 +177,13 @@ def positions(n_frames: int, width: int, like: Tensor) -> Tensor:
     return torch.stack([angles_PX.sin(), angles_PX.cos()], dim=2).flatten(1)[:, :width].to(like.dtype)
 
 
-def conformer_ctc_small(
-    classes: int = 128,
-    features: int = 80,
-    width: int = 176,
-    layers: int = 16,
-    heads: int = 4,
-    kernel: int = 31,
-    expansion: int = 4,
-    dropout: float = 0.1,
-) -> Conformer:
-    return Conformer(
-        classes=classes,
-        features=features,
-        width=width,
-        layers=layers,
-        heads=heads,
-        kernel=kernel,
-        expansion=expansion,
-        dropout=dropout,
-    )
+@options_of(Conformer)
+def conformer_ctc_small(width: int = 176, layers: int = 16, **options: Any) -> Conformer:
+    """12,995,264 parameters at 128 classes."""
+    return Conformer(width, layers, **options)
 
 
-def conformer_ctc_medium(
-    classes: int = 128,
-    features: int = 80,
-    width: int = 256,
-    layers: int = 18,
-    heads: int = 4,
-    kernel: int = 31,
-    expansion: int = 4,
-    dropout: float = 0.1,
-) -> Conformer:
-    return Conformer(
-        classes=classes,
-        features=features,
-        width=width,
-        layers=layers,
-        heads=heads,
-        kernel=kernel,
-        expansion=expansion,
-        dropout=dropout,
-    )
+@options_of(Conformer)
+def conformer_ctc_medium(width: int = 256, layers: int = 18, **options: Any) -> Conformer:
+    """30,538,368 parameters at 128 classes."""
+    return Conformer(width, layers, **options)

@@ -61,7 +61,7 @@ def add_cmvn(command: argparse.ArgumentParser) -> None:
 
 def _add_texts(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "texts", nargs="+", metavar="TEXT|SHARDS", help="text files, a sentence a line; or folders of shards, manifests"
+        "texts", nargs="+", metavar="TEXT|SHARDS", help="text files, a sentence a line; or folders of shards"
     )
     command.add_argument("--label", default="txt", help="component of the shards that holds the text (default: txt)")
     command.add_argument("--case", choices=("keep", "lower", "upper"), default="keep", help="of the text")

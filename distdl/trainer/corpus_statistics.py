@@ -61,7 +61,7 @@ def statistics(config: Config) -> Statistics:
     chain = build(_undisturbed(split.transforms), where)
     found, lengths = Statistics(), loader.sounds.lengths
     n_batches = -(-len(lengths) // _ROWS_AT_ONCE)
-    rows = (sequential_by_length(lengths, batch, _ROWS_AT_ONCE) for batch in range(n_batches))
+    rows = sequential_by_length(lengths, range(n_batches), _ROWS_AT_ONCE)
     with closing(loader), closing(loader.stream(rows)) as batches, progress("features", n_batches) as advance:
         for host in batches:
             made = sounds.features(host.tensors, chain, sound.rate_hz, torch.device("cpu"))

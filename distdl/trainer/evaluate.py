@@ -69,7 +69,7 @@ def evaluate(
     model.eval()
     try:
         stream = loader.batches if note else loader.stream
-        batches = stream(_rows(loader, batch, rows_per_batch) for batch in mine)
+        batches = stream(_rows(loader, mine, rows_per_batch))
         with torch.inference_mode(), closing(batches):
             for turn in range(math.ceil(n_batches / world_size)):  # as many turns on every worker
                 if (host := next(batches, None)) is not None:
@@ -101,11 +101,11 @@ def evaluate(
     return result | {"bad": bad} if bad else result
 
 
-def _rows(loader: Loader, batch: int, rows_per_batch: int) -> Rows:
-    """Of batch number `batch`: sounds of like length together."""
+def _rows(loader: Loader, batches: range, rows_per_batch: int) -> Iterator[Rows]:
+    """Of these batches: sounds of like length together."""
     if loader.sounds:
-        return sequential_by_length(loader.sounds.lengths, batch, rows_per_batch)
-    return sequential_rows(loader.dataset.n_samples, batch, rows_per_batch)
+        return sequential_by_length(loader.sounds.lengths, batches, rows_per_batch)
+    return (sequential_rows(loader.dataset.n_samples, batch, rows_per_batch) for batch in batches)
 
 
 def _evaluated(

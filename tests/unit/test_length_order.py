@@ -234,7 +234,7 @@ def test_an_epoch_of_300_000_samples_is_planned_within_a_second():
 def test_an_evaluation_goes_up_in_length_and_masks_its_end(lengths, rows_per_batch):
     n_batches = -(-len(lengths) // rows_per_batch)
 
-    batches = [sequential_by_length(lengths, batch, rows_per_batch) for batch in range(n_batches)]
+    batches = list(sequential_by_length(lengths, range(n_batches), rows_per_batch))
 
     ids = np.concatenate([batch.sample_id[batch.valid] for batch in batches])
     assert ids.tolist() == sorted(range(len(lengths)), key=lambda each: (lengths[each], each))
@@ -243,6 +243,6 @@ def test_an_evaluation_goes_up_in_length_and_masks_its_end(lengths, rows_per_bat
 
 
 def test_beyond_an_evaluations_end_nothing_stands():
-    rows = sequential_by_length(np.array([4, 5]), 3, 2)
+    (rows,) = sequential_by_length(np.array([4, 5]), [3], 2)
 
     assert rows.size == 0 and not rows.valid.any()

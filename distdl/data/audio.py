@@ -6,7 +6,10 @@ format it is follows from the first bytes, not from the name. Damaged data raise
 """
 
 import io
+import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -151,12 +154,28 @@ def _read_wav(data: bytes) -> _Wav | None:
 # --- what soundfile decodes ---
 
 
-def _opened(data: bytes) -> Any:
+@contextmanager
+def _opened(data: bytes) -> Iterator[Any]:
     soundfile = _soundfile()
-    try:
-        return soundfile.SoundFile(io.BytesIO(data))
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"not a sound that can be decoded: {error.error_string.rstrip('.')}") from None
+    with _as_file(data) as file_or_descriptor:
+        try:
+            file = soundfile.SoundFile(file_or_descriptor, closefd=False)
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"not a sound that can be decoded: {error.error_string.rstrip('.')}") from None
+        with file:
+            yield file
+
+
+@contextmanager
+def _as_file(data: bytes) -> Iterator[io.BytesIO | int]:
+    """What libsndfile reads without calling Python for each few kilobytes, where the system has such files."""
+    if not hasattr(os, "memfd_create"):
+        yield io.BytesIO(data)
+        return
+    with os.fdopen(os.memfd_create("sound"), "wb", buffering=0) as file:
+        file.write(data)
+        file.seek(0)
+        yield file.fileno()
 
 
 def _opened_file(path: Path) -> Any:

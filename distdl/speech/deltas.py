@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from distdl.errors import UserError
-from distdl.speech.padding import zero_padding
+from distdl.speech.padding import zero_padding_
 from distdl.speech.sounds import Sounds
 
 
@@ -32,7 +32,7 @@ class Deltas:
                 wider[i : i + len(once)] += scale * once
             scales = wider
             parts.append(_weighted(sounds.values, lengths_B, scales))
-        return sounds.having(zero_padding(torch.cat(parts, -1), lengths_B))
+        return sounds.having(zero_padding_(torch.cat(parts, -1), lengths_B))
 
 
 def _weighted(features_BTF: Tensor, lengths_B: Tensor, scales: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ A sound that is shorter than a window has 0 frames. Features are 0 behind a row'
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from distdl.errors import UserError
-from distdl.speech.frames import Framing, log_energies, power_spectra
+from distdl.speech.frames import Framing, log_energies, of_spectra
 from distdl.speech.mel import kaldi_bank, librosa_bank
-from distdl.speech.padding import zero_padding
+from distdl.speech.padding import zero_padding_
 from distdl.speech.sounds import Sounds
 
 _LEAST = torch.finfo(torch.float32).eps  # Kaldi's floor of energies
@@ -35,11 +36,9 @@ class LogMel:
         return self.framing.n_frames(lengths_B, rate_hz)
 
     def __call__(self, sounds: Sounds) -> Sounds:
-        rate_hz = sounds.rate_hz
-        bank = kaldi_bank(
-            self.bins, self.framing.fft_size(rate_hz), rate_hz, self.low_hz, self.high_hz, sounds.values.device
-        )
-        return _features(sounds, self.framing, lambda power_BNS: (power_BNS @ bank).clamp_(min=_LEAST).log_())
+        fft_size, device = self.framing.fft_size(sounds.rate_hz), sounds.values.device
+        bank = kaldi_bank(self.bins, fft_size, sounds.rate_hz, self.low_hz, self.high_hz, device)
+        return _of_frames(sounds, self.framing, self.bins, lambda power_BNS: _log(bank(power_BNS)))
 
 
 class Mfcc:
@@ -78,7 +77,7 @@ class Mfcc:
         if self.energy:
             framing = self._mel.framing
             values_BTF[..., 0] = log_energies(sounds.values, sounds.lengths_B, framing, sounds.rate_hz, _LEAST)
-        return sounds.having(zero_padding(values_BTF, mels.lengths_B), mels.lengths_B)
+        return sounds.having(zero_padding_(values_BTF, mels.lengths_B), mels.lengths_B)
 
 
 class Spectrogram:
@@ -95,7 +94,7 @@ class Spectrogram:
         return self.framing.n_frames(lengths_B, rate_hz)
 
     def __call__(self, sounds: Sounds) -> Sounds:
-        return _features(sounds, self.framing, lambda power_BNS: power_BNS.clamp_(min=_LEAST).log_())
+        return _of_frames(sounds, self.framing, self.framing.n_bins(sounds.rate_hz), _log)
 
 
 class LibrosaLogMel:
@@ -126,29 +125,24 @@ class LibrosaLogMel:
 
     def __call__(self, sounds: Sounds) -> Sounds:
         device = sounds.values.device
-        bank = librosa_bank(
-            self.bins,
-            self.fft,
-            sounds.rate_hz,
-            self.low_hz,
-            self.high_hz,
-            self.scale,
-            device,
-        )
+        bank = librosa_bank(self.bins, self.fft, sounds.rate_hz, self.low_hz, self.high_hz, self.scale, device)
         window = torch.hann_window(self.fft, device=device)
         padded_BT = functional.pad(sounds.values / 32768, (self.fft // 2, self.fft // 2))
         frames_BNW = padded_BT.unfold(1, self.fft, self.hop)
         power_BNS = torch.view_as_real(torch.fft.rfft(frames_BNW * window)).square_().sum(-1)
         lengths_B = self.lengths_after(sounds.lengths_B, sounds.rate_hz)
-        return sounds.having(zero_padding((power_BNS @ bank).clamp_(min=self.least).log_(), lengths_B), lengths_B)
+        return sounds.having(zero_padding_(_log(bank(power_BNS), self.least), lengths_B), lengths_B)
 
 
-def _features(sounds: Sounds, framing: Framing, of_power: Any) -> Sounds:
+def _of_frames(sounds: Sounds, framing: Framing, n: int, of_power: Callable[[Tensor], Tensor]) -> Sounds:
+    values_BTF = of_spectra(sounds.values, sounds.lengths_B, framing, sounds.rate_hz, n, of_power)
     lengths_B = framing.n_frames(sounds.lengths_B, sounds.rate_hz)
-    parts = power_spectra(sounds.values, sounds.lengths_B, framing, sounds.rate_hz)
-    found = [of_power(power_BNS) for _, power_BNS in parts]
-    values_BTF = found[0] if len(found) == 1 else torch.cat(found, dim=1)
-    return sounds.having(zero_padding(values_BTF, lengths_B), lengths_B)
+    return sounds.having(zero_padding_(values_BTF, lengths_B), lengths_B)
+
+
+def _log(energies: Tensor, least: float = _LEAST) -> Tensor:
+    """In place."""
+    return energies.clamp_(min=least).log_()
 
 
 def _framing(args: dict[str, Any]) -> Framing:

@@ -9,11 +9,37 @@ from torch import Tensor
 
 from distdl.errors import UserError
 
+_FILTERS_AT_ONCE = 16  # fp32 in a register of AVX-512
+
+
+class Bank:
+    """`bank(power)` is power (..., frequencies) @ matrix (frequencies, filters), fp32.
+
+    On a CPU it is some neighbouring filters at a time, with the frequencies that they hold alone: the product of a
+    triangle with all frequencies is zeros nearly everywhere.
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+        self._bands = [] if matrix.is_cuda else [_band(part) for part in matrix.split(_FILTERS_AT_ONCE, dim=1)]
+
+    def __call__(self, power: Tensor) -> Tensor:
+        if not self._bands:
+            return power @ self.matrix
+        return torch.cat([power[..., begin:end] @ part for begin, end, part in self._bands], dim=-1)
+
+
+def _band(matrix: Tensor) -> tuple[int, int, Tensor]:
+    held = matrix.any(dim=1).nonzero().flatten().tolist() or [0]
+    begin, end = held[0], held[-1] + 1
+    return begin, end, matrix[begin:end].contiguous()
+
 
 @lru_cache
-def kaldi_bank(bins: int, fft_size: int, rate_hz: int, low_hz: float, high_hz: float, device: torch.device) -> Tensor:
-    """fp32 (fft_size / 2 + 1, bins): triangles that are linear in mel = 1127 ln(1 + f / 700) (mel-computations.cc of
-    Kaldi; O'Shaughnessy 1987). `high_hz` of 0 or below counts from half the rate. Raises UserError."""
+def kaldi_bank(bins: int, fft_size: int, rate_hz: int, low_hz: float, high_hz: float, device: torch.device) -> Bank:
+    """`bins` filters for a transform of fft_size: triangles that are linear in mel = 1127 ln(1 + f / 700)
+    (mel-computations.cc of Kaldi; O'Shaughnessy 1987). `high_hz` of 0 or below counts from half the rate. Raises
+    UserError."""
     high_hz = _checked_high(bins, rate_hz, low_hz, high_hz)
     edges = torch.linspace(_mel(low_hz), _mel(high_hz), bins + 2, dtype=torch.float64)
     mels = 1127.0 * torch.log1p(torch.arange(fft_size // 2 + 1, dtype=torch.float64) * rate_hz / fft_size / 700.0)
@@ -22,7 +48,7 @@ def kaldi_bank(bins: int, fft_size: int, rate_hz: int, low_hz: float, high_hz: f
     if (empty := int((bank.sum(0) == 0).sum())) > 0:
         what = f"{empty} of {bins} mel bins hold no frequency of a transform of {fft_size} at {rate_hz} Hz"
         raise UserError(what, fix="Use fewer bins, a longer window, or a higher low_hz.")
-    return bank.float().to(device)
+    return Bank(bank.float().to(device))
 
 
 @lru_cache
@@ -34,8 +60,8 @@ def librosa_bank(
     high_hz: float,
     scale: Literal["slaney", "htk"],
     device: torch.device,
-) -> Tensor:
-    """fp32 (fft_size / 2 + 1, bins): triangles that are linear in Hz between points even in mel, of area 1 each
+) -> Bank:
+    """`bins` filters for a transform of fft_size: triangles, linear in Hz between points even in mel, of area 1 each
     (librosa.filters.mel; Slaney 1998, Auditory toolbox). Raises UserError."""
     high_hz = _checked_high(bins, rate_hz, low_hz, high_hz)
     to_mel, to_hz = (_slaney_mel, _slaney_hz) if scale == "slaney" else (_htk_mel, _htk_hz)
@@ -43,7 +69,7 @@ def librosa_bank(
     edges = torch.tensor([to_hz(mel) for mel in mels.tolist()], dtype=torch.float64)
     frequencies = torch.arange(fft_size // 2 + 1, dtype=torch.float64) * rate_hz / fft_size
     bank = _triangles(frequencies, edges) * (2.0 / (edges[2:] - edges[:-2]))
-    return bank.float().to(device)
+    return Bank(bank.float().to(device))
 
 
 def _triangles(at: Tensor, edges: Tensor) -> Tensor:

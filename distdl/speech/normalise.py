@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distdl.errors import UserError
-from distdl.speech.padding import mask_BT, zero_padding
+from distdl.speech.padding import mask_BT, zero_padding_
 from distdl.speech.sounds import Sounds
 
 _LEAST_DEVIATION = 1e-5  # of a feature that never changes, as in silence: it becomes 0
@@ -59,7 +59,7 @@ class Cmvn:
         values_BTF = values_BTF - mean
         if self._variance:
             values_BTF = values_BTF / deviation
-        return sounds.having(zero_padding(values_BTF, lengths_B))
+        return sounds.having(zero_padding_(values_BTF, lengths_B))
 
 
 class Statistics:
@@ -89,7 +89,7 @@ def _of_utterances(values_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tenso
     """(rows, 1, features) each; padding is 0 and counts for nothing."""
     count_B11 = lengths_B.clamp(min=1)[:, None, None]
     mean_B1F = values_BTF.sum(1, keepdim=True) / count_B11
-    centred_BTF = zero_padding(values_BTF - mean_B1F, lengths_B)
+    centred_BTF = zero_padding_(values_BTF - mean_B1F, lengths_B)
     deviation_B1F = (centred_BTF.square().sum(1, keepdim=True) / count_B11).sqrt()
     return mean_B1F, deviation_B1F.clamp(min=_LEAST_DEVIATION)
 

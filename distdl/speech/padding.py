@@ -10,6 +10,11 @@ def mask_BT(lengths_B: Tensor, n: int) -> Tensor:
 
 
 def zero_padding(values: Tensor, lengths_B: Tensor) -> Tensor:
-    """`values` (B, T) or (B, T, F), with zeros from each row's length on."""
+    """A copy of `values` (B, T) or (B, T, F), with zeros from each row's length on."""
+    return zero_padding_(values.clone(), lengths_B)
+
+
+def zero_padding_(values: Tensor, lengths_B: Tensor) -> Tensor:
+    """In place."""
     mask = mask_BT(lengths_B.to(values.device), values.shape[1])
-    return values.masked_fill(~(mask if values.ndim == 2 else mask[..., None]), 0.0)
+    return values.masked_fill_(~(mask if values.ndim == 2 else mask[..., None]), 0.0)

@@ -32,7 +32,7 @@ class Reverberation:
         self._corpus = None if corpus is None else Corpus(corpus)
 
     def __call__(self, sounds: Sounds) -> Sounds:
-        out_BT = zero_padding(sounds.values, sounds.lengths_B).clone()
+        out_BT = zero_padding(sounds.values, sounds.lengths_B)
         for row_T, key, n in zip(out_BT, sounds.keys_B.tolist(), sounds.lengths_B.tolist(), strict=True):
             draws = Draws(key ^ 0x7265)
             if n == 0 or draws.uniform() >= self.p:

@@ -4,7 +4,7 @@ import torch
 
 from distdl.data.pictures.transforms import Draws
 from distdl.errors import UserError
-from distdl.speech.padding import zero_padding
+from distdl.speech.padding import zero_padding, zero_padding_
 from distdl.speech.sounds import Sounds
 
 
@@ -47,7 +47,7 @@ class SpecAugment:
         if self.fill == "mean":
             sums_B = zero_padding(x_BTF, lengths_B).sum((1, 2))
             fill = (sums_B / (lengths_B * x_BTF.shape[2]).clamp_min(1))[:, None, None]
-        return sounds.having(zero_padding(torch.where(hidden_BTF.to(x_BTF.device), fill, x_BTF), lengths_B))
+        return sounds.having(zero_padding_(torch.where(hidden_BTF.to(x_BTF.device), fill, x_BTF), lengths_B))
 
 
 def _stretch(draws: Draws, most: int, n: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from torch.nn.functional import conv1d, pad
 
 from distdl.data.pictures.transforms import Draws
 from distdl.errors import UserError
-from distdl.speech.padding import zero_padding
+from distdl.speech.padding import zero_padding, zero_padding_
 from distdl.speech.sounds import Sounds
 
 _CROSSINGS = 16  # zeros of the sinc to each side
@@ -44,7 +44,7 @@ class Speed:
         for rows, part_BT in parts:
             n = min(part_BT.shape[1], out_BT.shape[1])
             out_BT[rows, :n] = part_BT[:, :n]
-        return sounds.having(zero_padding(out_BT, lengths_B), lengths_B)
+        return sounds.having(zero_padding_(out_BT, lengths_B), lengths_B)
 
 
 def faster(waveform_BT: Tensor, factor: Fraction) -> Tensor:

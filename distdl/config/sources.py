@@ -97,6 +97,12 @@ class SoundConfig(Section):
         "most seconds of sound, padding included, per forward on each worker: bounds memory (default: a worker's rows)",
         gt=0,
     )
+    least_saving: float = key(
+        0.01,
+        "another forward is made where that spares this share of what a step computes, in padding (1: only for memory)",
+        gt=0,
+        le=1,
+    )
     longest_s: float | None = key(None, "a longer sound is a bad sample (default: none is too long)", gt=0)
 
 

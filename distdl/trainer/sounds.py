@@ -34,6 +34,8 @@ from distdl.speech.transforms import Chain
 # Keys that say something about pictures.
 _OF_IMAGES = ("mixup", "cutmix", "adversarial", "resolution", "distill", "channels_last", "micro_batch")
 
+_STEPS_TRIED = 32  # for the costliest forward: one of the longest sounds may be cut more finely
+
 
 def check(config: Config, world_size: int) -> None:
     """Raises UserError for what a config with sounds asks for and only images have, and where sync batch norm would
@@ -44,7 +46,7 @@ def check(config: Config, world_size: int) -> None:
     if config.train.batch_norm == "ghost":
         what = "batch norms of sounds are over frames, of which there are no groups of rows"
         raise UserError(what, where="train.batch_norm: ghost", fix="Leave it out, or use batch_norm: sync.")
-    if config.train.batch_norm == "sync" and sound.at_once_s is not None and config.train.global_batch % world_size:
+    if config.train.batch_norm == "sync" and config.train.global_batch % world_size:
         raise UserError(
             f"{world_size} workers with unlike numbers of rows may cut them into unlike numbers of forwards, and "
             "batch_norm: sync has all of them meet in each",
@@ -106,28 +108,31 @@ def _lengths_of(rows: Rows, sounds: SoundRows) -> Int64s:
 
 
 def longest(sounds: SoundRows, global_batch: int, part: int, n_parts: int) -> Rows:
-    """The costliest forward of a part of the step that the longest sounds would make. Raises UserError where all sounds
-    are too long."""
+    """The costliest forward of a part of some steps that sounds of like length would make, up to the longest. Raises
+    UserError where all sounds are too long."""
     config = sounds.config
     most = sys.maxsize if config.longest_s is None else config.longest_s * config.rate_hz
     fitting = np.flatnonzero(sounds.lengths <= most)
     if not len(fitting):
         raise UserError("there is no sound that is as short", where=f"data.sound.longest_s: {config.longest_s}")
-    by_length = fitting[np.argsort(sounds.lengths[fitting], kind="stable")][-global_batch:]
-    mine = cut(Rows.of(np.resize(by_length, global_batch)), sounds, n_parts).part(part, n_parts)
+    by_length = fitting[np.argsort(sounds.lengths[fitting], kind="stable")]
 
-    def cost(forward: tuple[int, int]) -> int:
-        lengths = sounds.lengths[mine.sample_id[slice(*forward)]]
-        return int(lengths.max()) * len(lengths)
+    def cost(forward: Int64s) -> int:
+        return int(sounds.lengths[forward].max()) * len(forward)
 
-    begin, end = max(pairwise(mine.cuts[0]), key=cost)
-    return Rows.of(mine.sample_id[begin:end])
+    costliest = by_length[-1:]
+    for end in np.linspace(min(global_batch, len(by_length)), len(by_length), _STEPS_TRIED).astype(np.int64).tolist():
+        step = np.resize(by_length[max(0, end - global_batch) : end], global_batch)
+        mine = cut(Rows.of(step), sounds, n_parts).part(part, n_parts)
+        forwards = [mine.sample_id[slice(*each)] for each in pairwise(mine.cuts[0])]
+        costliest = max(costliest, *forwards, key=cost)
+    return Rows.of(costliest)
 
 
 def _cuts(lengths: Int64s, n_parts: int, config: SoundConfig) -> tuple[tuple[int, ...], ...]:
     """For each part, where its forwards begin, and its end; without those of no row, which a smaller part may have."""
     at_once = sys.maxsize if config.at_once_s is None else max(1, round(config.at_once_s * config.rate_hz))
-    borders = micro_batches(lengths, n_parts, at_once)
+    borders = micro_batches(lengths, n_parts, at_once, config.least_saving)
     return tuple(tuple(sorted({int(border - of_part[0]) for border in of_part})) for of_part in borders)
 
 

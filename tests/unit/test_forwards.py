@@ -1,8 +1,9 @@
-"""Forwards that fit: as many on every part, within the cost, and as even as can be."""
+"""Forwards that fit: as many on every part, within the cost, and with as little padding as can be."""
 
 from itertools import combinations, pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,20 +32,49 @@ def test_every_part_has_as_many_forwards_all_rows_and_no_forward_costs_too_much(
             assert cost <= at_once or n_rows == 1
 
 
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=9).map(np.array), st.integers(20, 120))
-def test_no_cut_has_fewer_forwards_and_none_of_as_many_is_more_even(lengths, at_once):
-    (borders,) = micro_batches(lengths, 1, at_once)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=9).map(np.array), st.integers(20, 120), st.floats(0.001, 1.0))
+def test_no_cut_of_as_many_computes_less_and_another_forward_would_not_pay(lengths, at_once, least_saving):
+    (borders,) = micro_batches(lengths, 1, at_once, least_saving)
 
-    def cuts(n_forwards):
+    def least_computed(n_forwards):
+        found = np.inf
         for inner in combinations(range(1, len(lengths)), n_forwards - 1):
             cut = [0, *inner, len(lengths)]
             of_cut = costs(lengths, cut)
             if all(cost <= at_once or end - begin == 1 for cost, begin, end in zip(of_cut, cut, cut[1:])):
-                yield max(of_cut)
+                found = min(found, sum(of_cut))
+        return found
 
     n_forwards = len(borders) - 1
-    assert not any(True for fewer in range(1, n_forwards) for _ in cuts(fewer))
-    assert max(costs(lengths, borders)) == min(cuts(n_forwards))
+    computed = sum(costs(lengths, borders))
+    assert computed == pytest.approx(least_computed(n_forwards), rel=1e-3)
+    assert n_forwards == len(lengths) or computed - least_computed(n_forwards + 1) <= (least_saving + 1e-3) * computed
+    for fewer in range(1, n_forwards):
+        saved = least_computed(fewer) - least_computed(fewer + 1)
+        assert not np.isfinite(saved) or saved > (least_saving - 1e-3) * least_computed(fewer)
+
+
+def test_one_long_row_goes_alone_where_that_saves_enough():
+    lengths = np.array([10, 10, 10, 40])  # 160 in one forward, 30 + 40 in two
+
+    assert micro_batches(lengths, 1, at_once=1000, least_saving=0.5).tolist() == [[0, 3, 4]]
+    assert micro_batches(lengths, 1, at_once=1000, least_saving=0.6).tolist() == [[0, 4]]
+
+
+def test_forwards_that_compute_the_same_are_even():
+    assert micro_batches(np.full(12, 10), 1, at_once=60).tolist() == [[0, 6, 12]]
+    assert micro_batches(np.full(12, 10), 1, at_once=50).tolist() == [[0, 4, 8, 12]]
+
+
+def test_a_part_of_very_many_rows_is_cut_as_well():
+    lengths = np.sort(np.random.default_rng(0).integers(100, 200, 5000))
+
+    borders_PM = micro_batches(lengths, 2, at_once=30_000, least_saving=0.01)
+
+    assert borders_PM[:, 0].tolist() == [0, 2500] and borders_PM[:, -1].tolist() == [2500, 5000]
+    of_forwards = [costs(lengths, borders) for borders in borders_PM]
+    assert max(map(max, of_forwards)) <= 30_000 and len(of_forwards[0]) == len(of_forwards[1])
+    assert sum(map(sum, of_forwards)) < 1.02 * lengths.sum()
 
 
 def test_a_part_that_would_need_fewer_has_as_many():

@@ -10,6 +10,7 @@ from distdl.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
 if TYPE_CHECKING:
     from distdl.trainer.trained import Trained
 
+_CLASSES_TOLD = 5
 FORMATS = ("safetensors", "timm", "torchvision")
 
 
@@ -17,7 +18,9 @@ def add_predict(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", metavar="RUN", help="run folder or name, as RUN@STEP at a step")
     command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images or sounds, or folders of them")
     command.add_argument("--step", help="the checkpoint of this step, or 'best' (default: the newest)")
-    command.add_argument("--top", type=int, default=5, metavar="K", help="show the K best classes (default: 5)")
+    command.add_argument(
+        "--top", type=int, metavar="K", help="the K best classes (default: 5), or texts with --beam (1)"
+    )
     command.add_argument("--json", action="store_true", help="for programs; of sounds with the times of words")
     add_search(command)
     command.add_argument("--stream", action="store_true", help="of sounds: text as it comes, half a second at a time")
@@ -46,15 +49,15 @@ def predict(arguments: argparse.Namespace) -> int:
     from distdl.inference.predict import as_text, images_at, predict
     from distdl.trainer.trained import of_run
 
-    if arguments.top < 1:
-        raise UserError(f"{arguments.top} classes are none", where="command line --top")
+    if arguments.top is not None and arguments.top < 1:
+        raise UserError(f"{arguments.top} are none", where="command line --top")
     trained = of_run(arguments.run, arguments.step, ["train.compile=false"], trust_plugins=arguments.trust_plugins)
     if trained.config.data.sound:
         return _predict_sounds(trained, arguments)
     if decode := decoding(arguments):
         raise UserError("this network makes no transcripts", where=f"command line --{next(iter(decode))}")
     files = images_at(arguments.files)
-    predictions = predict(trained, files, arguments.top)
+    predictions = predict(trained, files, arguments.top or _CLASSES_TOLD)
     print(json.dumps([asdict(each) for each in predictions], indent=2) if arguments.json else as_text(predictions))
     n_bad = sum(each.problem is not None for each in predictions)
     if n_bad:
@@ -71,6 +74,10 @@ def _predict_sounds(trained: "Trained", arguments: argparse.Namespace) -> int:
     decode = decoding(arguments)
     if decode and not hasattr(trained.task, "transcribe"):
         raise UserError("this network makes no transcripts", where=f"command line --{next(iter(decode))}")
+    if arguments.top and hasattr(trained.task, "transcribe"):
+        if "beam" not in decode and "words" not in decode:
+            raise UserError("a search finds several texts", where="command line --top", fix="Add --beam 64.")
+        decode["n_best"] = arguments.top
     files = sounds_at(arguments.files)
     if arguments.stream:
         for file in files:
@@ -79,7 +86,7 @@ def _predict_sounds(trained: "Trained", arguments: argparse.Namespace) -> int:
                 print(f"{seconds:8.2f} s  {text}", flush=True)
         return EXIT_DONE
     found = search.build(decode, trained.task.vocabulary, "command line") if decode else None
-    transcripts = transcribe(trained, files, found, arguments.top)
+    transcripts = transcribe(trained, files, found, arguments.top or _CLASSES_TOLD)
     print(json.dumps(as_json(transcripts), indent=2, ensure_ascii=False) if arguments.json else as_text(transcripts))
     n_bad = sum(each.problem is not None for each in transcripts)
     if n_bad:

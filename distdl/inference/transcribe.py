@@ -41,12 +41,13 @@ class SpokenWord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:
-    """Of a file: its text, or the classes of a network of keywords; or the reason why it can't be decoded."""
+    """Of a file: its text and the next best ones, or the classes of a network of keywords; or why it can't be decoded."""
 
     file: str
     text: str = ""
     confidence: float | None = None
     words: list[SpokenWord] = field(default_factory=list)
+    others: list[Guess] = field(default_factory=list)
     guesses: list[Guess] = field(default_factory=list)
     problem: str | None = None
 
@@ -86,7 +87,11 @@ def transcribe(trained: Trained, files: Sequence[Path], search: Search | None, n
                     for word in hypothesis.words
                 ]
                 found[path] = Transcript(
-                    file=str(path), text=hypothesis.text, confidence=hypothesis.confidence, words=words
+                    file=str(path),
+                    text=hypothesis.text,
+                    confidence=hypothesis.confidence,
+                    words=words,
+                    others=[Guess(other.text, other.confidence) for other in hypothesis.others],
                 )
         else:
             for path, guesses in zip(some, _guesses(trained, outputs, n_best)):
@@ -192,9 +197,10 @@ def as_text(transcripts: Sequence[Transcript]) -> str:
     for each in transcripts:
         if each.problem or not each.guesses:
             lines.append(f"{each.file}: {each.problem or each.text}")
-            continue
-        lines.append(each.file)
-        lines += [f"  {100 * guess.probability:6.2f} %  {guess.label}" for guess in each.guesses]
+        else:
+            lines.append(each.file)
+        guesses = each.guesses or each.others
+        lines += [f"  {100 * guess.probability:6.2f} %  {guess.label}" for guess in guesses]
     return "\n".join(lines)
 
 

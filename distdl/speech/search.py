@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,13 +42,14 @@ class BestPaths:
 
 
 class Best:
-    """The best of what a decoder finds."""
+    """The best of what a decoder finds, with the others."""
 
     def __init__(self, decode: Decoder) -> None:
         self._decode = decode
 
     def __call__(self, logits_BTC: Tensor, frames_B: Tensor) -> list[Hypothesis]:
-        return [found[0] for found in decode_batch(self._decode, log_probs(logits_BTC), frames_B)]
+        found = decode_batch(self._decode, log_probs(logits_BTC), frames_B)
+        return [replace(best, others=others) for best, *others in found]
 
 
 def log_probs(logits_BTC: Tensor) -> Tensor:

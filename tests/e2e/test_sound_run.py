@@ -65,6 +65,8 @@ def test_it_learns_to_spell_tones_and_spells_files(place, corpus):
 
     told = place.run("predict", "x", "a.flac", "b.wav", "c.wav", "--json")
     searched = place.run("predict", "x", "a.flac", "--beam", 8, "--words", "words.txt")
+    several = place.run("predict", "x", "a.flac", "--beam", 8, "--top", 3, "--json")
+    without_search = place.run("predict", "x", "a.flac", "--top", 3)
     report = place.run("report", "x")
 
     (last,) = place.rows("x", "eval")
@@ -76,6 +78,11 @@ def test_it_learns_to_spell_tones_and_spells_files(place, corpus):
     (word,) = spelled[0]["words"]
     assert 0 <= word["begin_s"] < word["end_s"] <= len(sound) / tones.RATE_HZ + 0.05
     assert searched.output == "a.flac: dabca\n"
+    (of_several,) = json.loads(several.output)
+    assert of_several["text"] == "dabca" and 1 <= len(of_several["others"]) <= 2
+    confidences = [of_several["confidence"], *(each["probability"] for each in of_several["others"])]
+    assert confidences == sorted(confidences, reverse=True)
+    assert without_search.code == 2 and "Add --beam" in without_search.output
     assert report.code == 0 and "Word error rate" in (place.path / "runs" / "x" / "report.html").read_text()
 
 

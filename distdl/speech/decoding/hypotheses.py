@@ -24,13 +24,15 @@ class Word:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hypothesis:
-    """`score` is a natural logarithm, with the language model's share; `confidence` is from 0 to 1."""
+    """`score` is a natural logarithm, with the language model's share; `confidence` is from 0 to 1. `others`: the next
+    best ones, where they were asked for."""
 
     text: str
     units: list[int]
     score: float
     confidence: float
     words: list[Word] = field(default_factory=list)
+    others: list["Hypothesis"] = field(default_factory=list)
 
 
 def checked(log_probs: Any, shape: str) -> Floats:

@@ -41,7 +41,7 @@ class SpokenWord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:
-    """Of a file: its text and the next best ones, or the classes of a network of keywords; or why it can't be decoded."""
+    """Of a file: its text and the next best ones, or classes of a network of keywords, or why it can't be decoded."""
 
     file: str
     text: str = ""

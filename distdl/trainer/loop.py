@@ -239,11 +239,12 @@ def count_bad_samples(run: Run, track: Track, clock: "Clock", quarantine: Quaran
     """Raises UserError on all workers at once when there were too many."""
     if not n_bad:
         return
-    data, state = run.config.data, run.state
+    data, state, n_different = run.config.data, run.state, quarantine.n_bad
     state.n_bad += n_bad
     list_bad_samples(run, track, quarantine, data.train, TRAIN)
-    message = f"{n_bad} more, {state.n_bad} in all, of {quarantine.n_bad} different samples"
-    track.log({"kind": "event", **place(run, clock), "event": "bad_samples", "message": message})
+    if quarantine.n_bad > n_different:  # not in each epoch again
+        message = f"{quarantine.n_bad - n_different} more, {quarantine.n_bad} different samples in all"
+        track.log({"kind": "event", **place(run, clock), "event": "bad_samples", "message": message})
     check_limits(data, quarantine.n_bad, min(state.position, run.plan.n_samples), quarantine.shown)
 
 

@@ -221,5 +221,5 @@ class Filler:
                 f"the label {shown[:40]} of {example.name} {error}",
                 where=self.where,
                 fix=f"Labels are {self.label.expected}: repack the data, name another component ({self.where}.label), "
-                "or fit model.args.classes.",
+                f"or fit {self.label.fits}.",
             ) from None

@@ -25,6 +25,7 @@ class LabelSpec:
     """bytes, or a value -> what numpy can write into the row; raises ValueError with the reason. Where processes read
     the data (data.worker_type), it is sent to them: a function of a module, or a functools.partial of one"""
     expected: str  # in words, for the error: "class numbers"
+    fits: str = "model.args.classes"  # what in the config says which labels there are, for the error
     shape: tuple[int, ...] = ()
     dtype: Literal["int64", "float32"] = "float32"
     ignored: float = 0.0
@@ -64,9 +65,9 @@ def numbers(n: int) -> LabelSpec:
     return LabelSpec(parse=partial(_numbers, n), expected=f"{n} numbers a sample", shape=(n,))
 
 
-def sequence(parse: Callable[[Any], Sequence[int]], expected: str, most_per_s: float = 100.0) -> LabelSpec:
+def sequence(parse: Callable[[Any], Sequence[int]], expected: str, fits: str, most_per_s: float = 100.0) -> LabelSpec:
     """What `parse` makes of a transcript: numbers of its units -> a vector (1 + most, ) for sounds."""
-    return LabelSpec(parse=parse, expected=expected, dtype="int64", most_per_s=most_per_s)
+    return LabelSpec(parse=parse, expected=expected, fits=fits, dtype="int64", most_per_s=most_per_s)
 
 
 def words(text: bytes) -> list[str]:

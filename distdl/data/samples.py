@@ -145,9 +145,12 @@ class ShardSamples:
         found = next((extension for extension in there if kind.is_one(extension)), None)
         if found is None or (self._label and self._label not in there):
             missing = kind.shown if found is None else f"'{self._label}'"
+            fix = f"Name the components by {self._where}.{kind.name} and {self._where}.label."
+            if found is None and any(map(is_audio, there)):
+                fix = "Sounds are read with data.sound: {rate_hz: 16000}, or what their rate is to be."
             raise UserError(
                 f"the first sample has no component for {missing} (it has: {', '.join(there)})",
                 where=f"{self._where}: {self._dataset.path}",
-                fix=f"Name the components by {self._where}.{kind.name} and {self._where}.label.",
+                fix=fix,
             )
         return (found, *(each for each in kind.extensions if each != found))

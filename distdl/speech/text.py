@@ -236,36 +236,40 @@ def vocabulary(args: Mapping[str, Any], where: str) -> Vocabulary:
     for key in args:
         if key not in known:
             raise UserError(
-                f"unknown key {key!r}{did_you_mean(key, known)}", where=where, fix=f"known: {', '.join(known)}"
+                f"unknown key {key!r}{did_you_mean(key, known)}", where=where, fix=f"Known are {', '.join(known)}."
             )
     kinds = [kind for kind in KINDS if kind in args]
     if len(kinds) != 1:
         what = f"has {' and '.join(kinds)}" if kinds else "does not say which units the text is made of"
-        fix = 'give one of characters: "abc\' ", pieces: MODEL_FILE and lexicon: FILE'
+        fix = 'Give one of characters: "abc\' ", pieces: MODEL_FILE and lexicon: FILE.'
         raise UserError(what, where=where, fix=fix)
     case = _one_of(args, "case", ("keep", "lower", "upper"), where)
     unknown = _one_of(args, "unknown", ("raise", "drop"), where)
     (kind,), value = kinds, args[kinds[0]]
     if not isinstance(value, str | Path) or not str(value):
-        raise UserError(f"is text (got {value!r})", where=f"{where}.{kind}", fix="put it in quotes")
+        raise UserError(f"is text (got {value!r})", where=f"{where}.{kind}", fix="Put it in quotes.")
     make: Any = {"characters": Characters, "pieces": Pieces, "lexicon": Phonemes}[kind]
     try:
         return cast(Vocabulary, make(value, case=case, unknown=unknown))
     except OSError as error:
-        fix = "pieces are learned from texts by `train_pieces`" if kind == "pieces" else "a line of it is: word P1 P2"
+        fix = "`distdl pieces` learns them from texts." if kind == "pieces" else "A line of it is: word P1 P2."
         raise UserError(f"{value}: {error.strerror}", where=f"{where}.{kind}", fix=fix) from None
     except UnicodeDecodeError:
-        raise UserError(f"{value} is not text in UTF-8", where=f"{where}.{kind}", fix="iconv -t UTF-8") from None
+        raise UserError(
+            f"{value} is not text in UTF-8", where=f"{where}.{kind}", fix="`iconv -t UTF-8` makes it so."
+        ) from None
     except ValueError as error:
         what = str(error) if kind == "characters" else f"{value}: {error}"
-        raise UserError(what, where=f"{where}.{kind}", fix="correct it, or name another") from None
+        raise UserError(what, where=f"{where}.{kind}", fix="Correct it, or name another.") from None
 
 
 def _one_of(args: Mapping[str, Any], key: str, choices: Sequence[str], where: str) -> str:
     value = args.get(key, choices[0])
     if value not in choices:
         near = did_you_mean(str(value), choices)
-        raise UserError(f"{value!r} is none of them{near}", where=f"{where}.{key}", fix=f"one of {', '.join(choices)}")
+        raise UserError(
+            f"{value!r} is none of them{near}", where=f"{where}.{key}", fix=f"It is one of {', '.join(choices)}."
+        )
     return cast(str, value)
 
 

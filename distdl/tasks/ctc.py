@@ -84,7 +84,8 @@ def label_of(vocabulary: Vocabulary, n_outputs: int | None) -> LabelSpec:
             where="model.args.classes",
             fix=f"Set model.args.classes={len(vocabulary)}.",
         )
-    return labels.sequence(partial(encoded, vocabulary), "transcripts")
+    fits = "task.args.vocabulary, whose `unknown: drop` leaves out what is not in it"
+    return labels.sequence(partial(encoded, vocabulary), "transcripts", fits)
 
 
 def errors(vocabulary: Vocabulary, found: Sequence[str], batch: Batch) -> dict[str, Tensor]:

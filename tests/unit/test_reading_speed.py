@@ -53,7 +53,14 @@ def test_opening_is_what_shards_would_save(folder, monkeypatch):
 
 def test_it_takes_as_long_as_it_may_and_no_longer(folder, monkeypatch):
     monkeypatch.setattr(reading_speed, "_MOST_S", 0.1)
-    monkeypatch.setattr(os, "open", slowed(os.open, 0.04))
+    now, opened = [0.0], os.open
+
+    def slow(*args):
+        now[0] += 0.04
+        return opened(*args)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(os, "open", slow)
 
     assert measured(FolderDataset.open(folder)).n_files == 3
 

@@ -33,7 +33,7 @@ def loader_of(folder, *, longest_s=None, rate_hz=tones.RATE_HZ, parse=spelled, p
         workers=Threads(0),
         prefetch=1,
         where="data.train",
-        label=labels.sequence(parse, "transcripts"),
+        label=labels.sequence(parse, "transcripts", "the vocabulary"),
         augmentation_seed=None,
         bad_sample=policy,
         sounds=SoundRows(config, at_rate(found.n_samples, found.rate_hz, rate_hz)),

@@ -19,7 +19,7 @@ from typing import TextIO, cast
 from distdl.errors import UserError
 from distdl.speech.decoding.ngram import BEGIN, UNKNOWN, Gram, NGram
 
-_FIX = "it is an ARPA file as `distdl lm`, KenLM's lmplz or SRILM's ngram-count write it"
+_FIX = "`distdl lm`, KenLM's lmplz and SRILM's ngram-count write such files (ARPA)."
 
 
 def read_arpa(path: str | Path) -> NGram:

@@ -51,11 +51,11 @@ def decoder(args: Mapping[str, Any], vocabulary: Vocabulary, where: str) -> Deco
     given = dict(args)
     kind = given.pop("kind", "greedy")
     if kind not in _KEYS:
-        fix = f"one of {', '.join(_KEYS)}"
+        fix = f"It is one of {', '.join(_KEYS)}."
         raise UserError(f"{kind!r} is no decoder{did_you_mean(str(kind), _KEYS)}", where=f"{where}.kind", fix=fix)
     for key in given:
         if key not in _KEYS[kind]:
-            fix = f"known: {', '.join(_KEYS[kind]) or 'none'}"
+            fix = f"Known are {', '.join(_KEYS[kind]) or 'none'}."
             near = did_you_mean(key, _KEYS[kind])
             raise UserError(f"unknown key {key!r} of the {kind} decoder{near}", where=where, fix=fix)
     if kind == "greedy":
@@ -66,11 +66,11 @@ def decoder(args: Mapping[str, Any], vocabulary: Vocabulary, where: str) -> Deco
     if kind == "lexicon":
         return LexiconSearch(vocabulary, _lexicon(given, vocabulary, where), **settings)
     if given.get("lm_over", "words") not in ("words", "units"):
-        raise UserError(f"got {given['lm_over']!r}", where=f"{where}.lm_over", fix="words or units")
+        raise UserError(f"got {given['lm_over']!r}", where=f"{where}.lm_over", fix="It is words or units.")
     try:
         return PrefixBeam(vocabulary, lm_over=given.get("lm_over", "words"), **settings)
     except ValueError as error:
-        fix = "learn it from texts in the case and the letters of the vocabulary: `distdl lm`"
+        fix = "`distdl lm` learns one from texts: in the case and the letters of the vocabulary."
         raise UserError(str(error), where=f"{where}.lm", fix=fix) from None
 
 
@@ -87,19 +87,19 @@ def _number(key: str, value: Any, where: str) -> Any:
         least, most = _NUMBERS[key]
         return float(number(value, "decoder", key, least=least, most=most))
     except UserError as error:
-        raise UserError(error.what, where=f"{where}.{key}", fix="leave it out for the default") from None
+        raise UserError(error.what, where=f"{where}.{key}", fix="Leave it out for the default.") from None
 
 
 def _file(given: Mapping[str, Any], key: str, where: str) -> Path:
     if not isinstance(given[key], str | Path) or not Path(given[key]).is_file():
-        raise UserError(f"there is no such file: {given[key]}", where=f"{where}.{key}", fix="name one that is there")
+        raise UserError(f"there is no such file: {given[key]}", where=f"{where}.{key}", fix="Name one that is there.")
     return Path(given[key])
 
 
 def _lexicon(given: Mapping[str, Any], vocabulary: Vocabulary, where: str) -> Lexicon:
     if ("words" in given) == ("lexicon" in given):
         raise UserError(
-            "needs the words that may be said", where=where, fix="give one of words: FILE and lexicon: FILE"
+            "needs the words that may be said", where=where, fix="Give one of words: FILE and lexicon: FILE."
         )
     if "lexicon" in given:
         return pronounced(_file(given, "lexicon", where), vocabulary)
@@ -107,7 +107,7 @@ def _lexicon(given: Mapping[str, Any], vocabulary: Vocabulary, where: str) -> Le
     try:
         found = spelled(path.read_text(encoding="utf-8").split(), vocabulary)
     except ValueError as error:
-        raise UserError(str(error), where=f"{where}.words", fix=f"correct {path}, a word a line") from None
+        raise UserError(str(error), where=f"{where}.words", fix=f"Correct {path}: a word a line.") from None
     if not len(found):
-        raise UserError(f"{path} is empty", where=f"{where}.words", fix="give a word a line")
+        raise UserError(f"{path} is empty", where=f"{where}.words", fix="Give a word a line.")
     return found

@@ -19,12 +19,12 @@ class KenlmModel:
         import kenlm
 
         if not Path(path).is_file():
-            raise UserError("there is no such file", where=str(path), fix="name a language model: .arpa or .bin")
+            raise UserError("there is no such file", where=str(path), fix="Name a language model: .arpa or .bin.")
         try:
             self._model = kenlm.Model(str(path), _quiet(kenlm))
         except (OSError, RuntimeError) as error:
             what = str(error).splitlines()[0]
-            raise UserError(f"kenlm can't read it: {what}", where=str(path), fix="build it with `distdl lm`") from None
+            raise UserError(f"kenlm can't read it: {what}", where=str(path), fix="`distdl lm` makes one.") from None
         self._make_state, self._path = kenlm.State, Path(path)
         self.order: int = self._model.order
 
@@ -73,4 +73,4 @@ def open_language_model(path: str | Path) -> LanguageModel:
         if ".arpa" in Path(path).suffixes:
             return read_arpa(path)
         what = "files other than .arpa and .arpa.gz need the package kenlm"
-        raise UserError(what, where=str(path), fix="pip install kenlm, or name the ARPA file") from None
+        raise UserError(what, where=str(path), fix="pip install kenlm, or name the ARPA file.") from None

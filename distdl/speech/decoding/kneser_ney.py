@@ -73,7 +73,7 @@ def _counted(texts: Iterable[str], order: int) -> Counter[Gram]:
             continue
         if not {BEGIN, END}.isdisjoint(words):
             raise UserError(
-                f"the text {text[:60]!r} has {BEGIN} or {END} as a word", fix="take them out: they are added"
+                f"the text {text[:60]!r} has {BEGIN} or {END} as a word", fix="Take them out: they are added."
             )
         sentence = (BEGIN, *words, END)
         if order == 1:
@@ -82,7 +82,7 @@ def _counted(texts: Iterable[str], order: int) -> Counter[Gram]:
         counts.update(sentence[at : at + order] for at in range(len(sentence) - order + 1))
         counts.update(sentence[:length] for length in range(2, min(order, len(sentence) + 1)))
     if not counts:
-        raise UserError("there are no words in the texts", fix="give a file with a sentence a line")
+        raise UserError("there are no words in the texts", fix="Give a file with a sentence a line.")
     return counts
 
 

@@ -72,8 +72,8 @@ def pronounced(path: str | Path, vocabulary: Vocabulary) -> Lexicon:
         return Lexicon({word: [[class_of[each] for each in one] for one in some] for word, some in ways.items()})
     except KeyError as error:
         what = f"the phoneme {error.args[0]!r} is not in the vocabulary"
-        raise UserError(what, where=str(path), fix="make the vocabulary of this lexicon") from None
+        raise UserError(what, where=str(path), fix="Make the vocabulary of this lexicon.") from None
     except OSError as error:
-        raise UserError(f"{error.strerror}", where=str(path), fix="a line of it is: word P1 P2") from None
+        raise UserError(f"{error.strerror}", where=str(path), fix="A line of it is: word P1 P2.") from None
     except ValueError as error:
-        raise UserError(str(error), where=str(path), fix="a line of it is: word P1 P2") from None
+        raise UserError(str(error), where=str(path), fix="A line of it is: word P1 P2.") from None

@@ -15,8 +15,10 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 # One thread a process: more of them would wait for each other's cores.
 PARALLEL = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+# So that a log says where the time went.
+SLOWEST = --durations 25 --durations-min 2
 
-.PHONY: train test browser network libraries mpi mpi-intel slurm compiler check format matrix bench bench-peers bench-comm bench-watch docs clean
+.PHONY: train test browser network libraries mpi mpi-intel slurm compiler check lint format matrix bench bench-peers bench-comm bench-watch docs clean
 
 train: $(VENV)/.train data/digits
 	$(BIN)/distdl train configs/digits/lenet5.yaml --nproc 2 --name digits --resume
@@ -26,9 +28,9 @@ data/digits: | $(VENV)/.train
 
 # tests/dist has deadlines of seconds, and so the machine to itself; the runs of the others are started two at a time.
 test: $(VENV)/.test browser network libraries mpi slurm
-	$(PARALLEL) tests/style tests/unit tests/integration
-	$(BIN)/python -m pytest tests/dist
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/e2e tests/cluster
+	$(PARALLEL) $(SLOWEST) tests/style tests/unit tests/integration
+	$(BIN)/python -m pytest $(SLOWEST) tests/dist
+	$(BIN)/python -m pytest $(SLOWEST) --numprocesses 2 --dist worksteal tests/e2e tests/cluster
 
 # For the tests that open a report. Without it they are skipped.
 browser:
@@ -80,11 +82,13 @@ compiler:
 matrix: $(VENV)/.test
 	$(BIN)/python -m pytest --matrix
 
-check: $(VENV)/.test
+check: lint
+	$(PARALLEL) tests/style tests/unit
+
+lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy distdl
-	$(PARALLEL) tests/style tests/unit
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .

@@ -14,10 +14,12 @@ from distdl.trainer import setup
 
 CLASSIFIERS = [name for name, entry in ENTRIES.items() if name != "autoencoder" and not entry.is_acoustic]
 N_CLASSES = 7
-# The smallest; the others have their turn in the long grids.
+# The smallest; the others have their turn in the long grids. Every other one of them is compiled, and the rest are
+# exported: to trace a network takes longer than all else, and what can't be traced stumbles in both.
 ONE_OF_EACH_FILE = list(
     {ENTRIES[name].file: name for name in sorted(CLASSIFIERS, key=lambda n: -counts()[n][0])}.values()
 )
+COMPILED, EXPORTED = ONE_OF_EACH_FILE[::2], ONE_OF_EACH_FILE[1::2]
 
 
 def images(name: str) -> torch.Tensor:
@@ -37,7 +39,7 @@ def test_a_step_gives_finite_logits_and_gradients(name: str) -> None:
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in learning)
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH_FILE)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_it_is_exported_whole_and_its_weights_fill_another_one(name: str) -> None:
     network = models.build(name, {"classes": N_CLASSES}).eval()
     with torch.device("meta"):
@@ -59,7 +61,7 @@ def keep_statistics(network: nn.Module, batch: torch.Tensor) -> None:
     network.eval()
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH_FILE)
+@pytest.mark.parametrize("name", COMPILED)
 def test_compiled_it_says_the_same_in_the_memory_order_of_training(name: str) -> None:
     """Without the code generator, whose work is the same for all: what is tried is that the blocks can be traced.
     That memory order changes nothing is tried in fp64: tests/unit/test_models.py, and below."""
@@ -134,8 +136,11 @@ def test_memory_order_does_not_change_what_it_says(name: str) -> None:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name not in ONE_OF_EACH_FILE])
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_so_it_is_for_all_others(name: str) -> None:
-    test_a_step_gives_finite_logits_and_gradients(name)
-    test_it_is_exported_whole_and_its_weights_fill_another_one(name)
-    test_compiled_it_says_the_same_in_the_memory_order_of_training(name)
+    if name not in ONE_OF_EACH_FILE:
+        test_a_step_gives_finite_logits_and_gradients(name)
+    if name not in EXPORTED:
+        test_it_is_exported_whole_and_its_weights_fill_another_one(name)
+    if name not in COMPILED:
+        test_compiled_it_says_the_same_in_the_memory_order_of_training(name)
